@@ -1,0 +1,1 @@
+"""HTTP only: everything below knows nothing of it."""

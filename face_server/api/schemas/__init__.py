@@ -1,0 +1,1 @@
+"""What JSON looks like on the wire."""

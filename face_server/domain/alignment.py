@@ -1,0 +1,58 @@
+"""From five landmarks to the aligned crop that recognition networks expect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from face_server.domain.face import Detection
+from face_server.domain.image import Floats, Pixels
+
+CROP_SIZE_PX = 112
+
+ARCFACE_TEMPLATE: Floats = np.array(
+    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)],
+    np.float32,
+)
+"""Where the five landmarks lie in a 112×112 crop (ArcFace, Deng et al. 2019), x and y in pixels."""
+
+
+def similarity_transform(source: Floats, target: Floats) -> Floats:
+    """The 2×3 matrix of rotation, uniform scale and shift that best maps ``source`` onto ``target``.
+
+    Both are N×2 points. Least squares after Umeyama, "Least-squares estimation of transformation
+    parameters between two point patterns", PAMI 1991, eq. 40–43. Coinciding source points have no
+    scale; they map onto the target's centre.
+    """
+    source_mean, target_mean = source.mean(0, dtype=np.float64), target.mean(0, dtype=np.float64)
+    source_centred, target_centred = source - source_mean, target - target_mean
+    covariance = target_centred.T @ source_centred / len(source)
+    u, singular, vt = np.linalg.svd(covariance)
+    signs = np.array([1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt)) or 1.0])
+    rotation = u @ np.diag(signs) @ vt
+    variance = source_centred.var(axis=0).sum()
+    scale = float((singular * signs).sum() / variance) if variance > 0 else 0.0
+    matrix = np.empty((2, 3), np.float32)
+    matrix[:, :2] = scale * rotation
+    matrix[:, 2] = target_mean - scale * rotation @ source_mean
+    return matrix
+
+
+def aligned_crop(pixels: Pixels, landmarks: Floats) -> Pixels:
+    """Warp the face at ``landmarks`` (5×2, in ``pixels``) onto the ArcFace template.
+
+    Returns 112×112×3 uint8 in the colour order of ``pixels``; bilinear, black outside the picture.
+    """
+    matrix = similarity_transform(landmarks, ARCFACE_TEMPLATE)
+    crop = cv2.warpAffine(pixels, matrix, (CROP_SIZE_PX, CROP_SIZE_PX), flags=cv2.INTER_LINEAR)
+    return np.asarray(crop, np.uint8)
+
+
+def aligned_crops(pixels: Pixels, detections: Sequence[Detection]) -> Pixels:
+    """N×112×112×3 aligned crops of N detections in ``pixels``."""
+    crops = np.empty((len(detections), CROP_SIZE_PX, CROP_SIZE_PX, 3), np.uint8)
+    for index, detection in enumerate(detections):
+        crops[index] = aligned_crop(pixels, detection.landmarks)
+    return crops

@@ -1,0 +1,234 @@
+"""The seams of the system: what each part may expect of the others.
+
+Every port has one suite of contract tests under ``tests/contracts`` that all its implementations
+pass. All methods raise errors of ``face_server.errors`` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from face_server.domain.embedding import Embeddings, ModelId
+from face_server.domain.face import Detection, Face
+from face_server.domain.identity import Candidate, Change, Collection, Identity, Template, TemplateRecord
+from face_server.domain.image import Image, Pixels
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+class Backend(Protocol):
+    """Runs networks by name. Safe to call from many tasks at once."""
+
+    @property
+    def description(self) -> str:
+        """What runs the networks, for people: "onnxruntime 1.31 (CPUExecutionProvider)"."""
+        ...
+
+    async def infer(self, network: str, inputs: Tensors) -> Tensors:
+        """Run ``network`` once. The first dimension of every tensor is the batch.
+
+        Raises NotFound for an unknown network, InvalidInput for tensors that break its contract,
+        Unavailable when the runtime is away. Cancelling drops work that has not started.
+        """
+        ...
+
+    async def ready(self, network: str) -> bool:
+        """Whether ``infer`` would run now."""
+        ...
+
+    async def close(self) -> None:
+        """Release sessions, connections and threads. Idempotent."""
+        ...
+
+
+class Detector(Protocol):
+    """Finds faces."""
+
+    @property
+    def name(self) -> str:
+        """Name in the model catalogue."""
+        ...
+
+    async def detect(self, images: Sequence[Image], *, min_score: float, max_size_px: int) -> list[list[Detection]]:
+        """Per image the faces with score >= ``min_score``, highest score first.
+
+        Pictures are scaled down so that their long side is at most ``max_size_px``; results are in
+        the pixels of ``Image.pixels``.
+        """
+        ...
+
+
+class Embedder(Protocol):
+    """Turns aligned crops into embeddings."""
+
+    @property
+    def model(self) -> ModelId:
+        """What every embedding it makes carries."""
+        ...
+
+    async def embed(self, crops: Pixels, *, mirror: bool = False) -> Embeddings:
+        """Embed N×112×112×3 uint8 BGR aligned crops; N may be 0.
+
+        ``mirror`` averages each embedding with that of the mirrored crop (twice the work, fewer
+        misses; meant for enrolment).
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisOptions:
+    """What to find and compute. ``max_faces`` 0 means all; otherwise the largest are kept."""
+
+    min_score: float = 0.6
+    max_size_px: int = 640
+    min_face_px: int = 0
+    max_faces: int = 0
+    embed: bool = True
+    mirror: bool = False
+    quality: bool = True
+    crops: bool = False
+
+
+class Analyzer(Protocol):
+    """Images in, faces out, in source-image pixels; the order of ``Detector.detect`` is kept."""
+
+    @property
+    def model(self) -> ModelId:
+        """The model of the embeddings."""
+        ...
+
+    async def analyze(self, images: Sequence[Image], options: AnalysisOptions) -> list[list[Face]]:
+        """Per image its faces."""
+        ...
+
+    async def embed_crops(self, crops: Sequence[Image], *, mirror: bool = False) -> list[Face]:
+        """One face per already aligned 112×112 picture (others are resized), without detection."""
+        ...
+
+
+class ImageCodec(Protocol):
+    """Compressed pictures to pixels and back, in worker threads."""
+
+    async def decode(self, data: bytes, *, max_size_px: int | None = None) -> Image:
+        """Decode JPEG, PNG, WebP, BMP, TIFF or GIF (first frame), upright by its EXIF orientation.
+
+        ``max_size_px`` permits (does not force) a smaller decode whose long side is still at least
+        that long. Raises InvalidImage, or InputTooLarge by the size in the header, before decoding.
+        """
+        ...
+
+    async def encode_jpeg(self, pixels: Pixels, *, quality: int = 90) -> bytes:
+        """Encode H×W×3 BGR pixels; ``quality`` 1..100."""
+        ...
+
+
+class ImageFetcher(Protocol):
+    """Downloads pictures from addresses that callers may name."""
+
+    async def fetch(self, url: str, headers: Mapping[str, str] | None = None) -> bytes:
+        """The body behind an http(s) URL. Raises InvalidInput for addresses the policy forbids and
+        for answers that are no success, InputTooLarge beyond the byte limit.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PaintOptions:
+    """What to draw on a picture beside the boxes; ``footer`` is a line at its bottom."""
+
+    landmarks: bool = True
+    scores: bool = True
+    sizes: bool = True
+    names: tuple[str, ...] = ()
+    footer: str = ""
+
+
+class Painter(Protocol):
+    """Draws results for people to look at."""
+
+    async def paint(self, image: Image, faces: Sequence[Face], options: PaintOptions) -> bytes:
+        """The picture at decoded size with its faces drawn, as JPEG bytes."""
+        ...
+
+
+class Gallery(Protocol):
+    """Where templates live and are searched. The store is the truth; the index is a copy.
+
+    Unknown names and ids raise NotFound, clashes raise Conflict, foreign models ModelMismatch.
+    """
+
+    async def collections(self) -> list[Collection]:
+        """All collections with their counts, by name."""
+        ...
+
+    async def collection(self, name: str) -> Collection:
+        """One collection with its counts."""
+        ...
+
+    async def create_collection(self, collection: Collection) -> Collection:
+        """Store a new collection; Conflict if the name is taken."""
+        ...
+
+    async def update_collection(self, collection: Collection) -> Collection:
+        """Replace the settings of the collection of that name; its model cannot change."""
+        ...
+
+    async def drop_collection(self, name: str) -> None:
+        """Erase a collection and everything in it."""
+        ...
+
+    async def apply(self, collection: str, changes: Sequence[Change]) -> None:
+        """Apply all ``changes`` in order, or none. Returns when store and index have them."""
+        ...
+
+    async def identities(self, collection: str, *, name: str | None = None, after: str = "", limit: int = 100) -> list[Identity]:
+        """Identities with id > ``after`` in id order; ``name`` keeps those of exactly that name."""
+        ...
+
+    async def identity(self, collection: str, identity_id: str) -> tuple[Identity, list[Template]]:
+        """One identity and its templates, oldest first."""
+        ...
+
+    async def search(self, collection: str, probes: Embeddings, *, limit: int) -> list[list[Candidate]]:
+        """For each probe the ``limit`` nearest people, best first, each once."""
+        ...
+
+    async def compare(self, collection: str, identity_id: str, probes: Embeddings) -> list[Candidate]:
+        """For each probe how near it is to one identity. NotFound if it has no template."""
+        ...
+
+    async def records(self, collection: str, *, after: str = "", limit: int = 1000) -> list[TemplateRecord]:
+        """Templates with embeddings and crops, template id > ``after``, in id order."""
+        ...
+
+    async def record(self, collection: str, template_id: str) -> TemplateRecord:
+        """One template with embedding and crop."""
+        ...
+
+    async def find_image(self, collection: str, image_digest: str) -> Template | None:
+        """A template that was made from the picture with this sha256, if any."""
+        ...
+
+    async def close(self) -> None:
+        """Flush and release. Idempotent."""
+        ...
+
+
+class Clock(Protocol):
+    """Time, so that tests can own it."""
+
+    def now(self) -> float:
+        """Unix seconds."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...

@@ -1,0 +1,1 @@
+"""Where templates live and are searched."""

@@ -1,0 +1,1 @@
+"""Networks: between tensors and faces, never who runs them."""

@@ -1,0 +1,1 @@
+"""The console: templates and static files, no build step."""
