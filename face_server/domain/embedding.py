@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,14 +33,11 @@ class ModelId:
     @classmethod
     def parse(cls, text: str) -> ModelId:
         """The inverse of ``str``. Raises InvalidInput with the expected form."""
-        try:
-            name, rest = text.split("@")
-            digest, preprocessing, dimension = rest.split("/")
-            if not (preprocessing.startswith("p") and dimension.endswith("d")):
-                raise ValueError(text)
-            return cls(name, digest, int(preprocessing[1:]), int(dimension[:-1]))
-        except ValueError:
-            raise InvalidInput(f"{text!r} is not a model id of the form name@digest/p1/128d") from None
+        match = re.fullmatch(r"([^@]+)@([0-9a-f]+)/p(\d+)/(\d+)d", text)
+        if match is None:
+            raise InvalidInput(f"{text!r} is not a model id of the form name@digest/p1/128d")
+        name, digest, preprocessing, dimension = match.groups()
+        return cls(name, digest, int(preprocessing), int(dimension))
 
     def require(self, other: ModelId, what: str) -> None:
         """Raise ModelMismatch unless ``other`` is this model; ``what`` names the other side."""

@@ -79,5 +79,5 @@ class Face:
     crop: Pixels | None = None
 
     def with_embedding(self, embedding: Embedding) -> Face:
-        """This face with its embedding filled in."""
+        """The same face with its embedding filled in."""
         return replace(self, embedding=embedding)

@@ -45,8 +45,7 @@ class Letterbox:
 
     def to_picture(self, points: Floats) -> Floats:
         """Map …×2 canvas points to the picture's pixels."""
-        mapped: Floats = points / np.array([self.scale_x, self.scale_y], np.float32)
-        return mapped
+        return np.divide(points, np.array([self.scale_x, self.scale_y], np.float32), dtype=np.float32)
 
 
 def boxes_iou(boxes: Floats, box: Floats) -> Floats:

@@ -130,8 +130,10 @@ class ImageFetcher(Protocol):
     """Downloads pictures from addresses that callers may name."""
 
     async def fetch(self, url: str, headers: Mapping[str, str] | None = None) -> bytes:
-        """The body behind an http(s) URL. Raises InvalidInput for addresses the policy forbids and
-        for answers that are no success, InputTooLarge beyond the byte limit.
+        """Return the body behind an http(s) URL.
+
+        Raises InvalidInput for addresses the policy forbids and for answers that are no success,
+        InputTooLarge beyond the byte limit.
         """
         ...
 
