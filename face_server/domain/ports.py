@@ -121,6 +121,13 @@ class ImageCodec(Protocol):
         """
         ...
 
+    async def decode_base64(self, text: str | bytes) -> bytes:
+        """The bytes behind base64 text, with or without a ``data:…;base64,`` prefix.
+
+        Raises InvalidImage for text that is no base64, InputTooLarge by its length, before decoding.
+        """
+        ...
+
     async def encode_jpeg(self, pixels: Pixels, *, quality: int = 90) -> bytes:
         """Encode H×W×3 BGR pixels; ``quality`` 1..100."""
         ...

@@ -1,0 +1,59 @@
+"""What the routers work with, built once by the composition root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from face_server.domain.access import KeyRing
+from face_server.domain.ports import Analyzer, Backend, Clock, Gallery, ImageCodec, Painter
+from face_server.pipeline.enrollment import Enrollment
+from face_server.pipeline.intake import Intake
+from face_server.pipeline.recognition import Recognition
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model in use, for people: its name, licence and whether commercial use is allowed."""
+
+    name: str
+    task: str
+    licence: str
+    commercial_use: bool
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """Defaults of the HTTP API that the operator may set."""
+
+    collection: str = "default"
+    min_score: float = 0.6
+    max_size_px: int = 640
+    max_faces: int = 100
+    max_body_bytes: int = 64 * 1024 * 1024
+    max_concurrent_requests: int = 64
+    max_waiting_requests: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Every collaborator of the HTTP layer.
+
+    ``keys`` is None when requests need no API key (loopback, or told so explicitly).
+    ``detector`` and ``embedder`` describe the models in use.
+    """
+
+    intake: Intake
+    analyzer: Analyzer
+    recognition: Recognition
+    enrollment: Enrollment
+    gallery: Gallery
+    codec: ImageCodec
+    painter: Painter
+    backend: Backend
+    clock: Clock
+    keys: KeyRing | None
+    defaults: Defaults
+    detector: ModelInfo
+    embedder: ModelInfo
+    version: str

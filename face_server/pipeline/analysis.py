@@ -1,0 +1,90 @@
+"""Images to faces with networks that run behind a local ``Backend``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from face_server.domain.alignment import CROP_SIZE_PX, aligned_crops
+from face_server.domain.embedding import ModelId
+from face_server.domain.face import Box, Detection, Face
+from face_server.domain.image import Image, Pixels
+from face_server.domain.ports import AnalysisOptions, Detector, Embedder
+from face_server.domain.quality import measure_quality
+from face_server.workers import Workers
+
+
+class LocalAnalyzer:
+    """Detector + alignment + embedder. Implements ``domain.ports.Analyzer``."""
+
+    def __init__(self, detector: Detector, embedder: Embedder, workers: Workers) -> None:
+        self._detector = detector
+        self._embedder = embedder
+        self._workers = workers
+
+    @property
+    def model(self) -> ModelId:
+        """The model of the embeddings."""
+        return self._embedder.model
+
+    async def analyze(self, images: Sequence[Image], options: AnalysisOptions) -> list[list[Face]]:
+        """Per image its faces in source-image pixels, highest score first."""
+        found = await self._detector.detect(images, min_score=options.min_score, max_size_px=options.max_size_px)
+        return list(await asyncio.gather(*map(self._describe, images, found, [options] * len(images))))
+
+    async def embed_crops(self, crops: Sequence[Image], *, mirror: bool = False) -> list[Face]:
+        """One face per already aligned picture; its detection is the whole picture with score 1."""
+        pixels = await self._workers.run(_stack_crops, crops)
+        embeddings = await self._embedder.embed(pixels, mirror=mirror)
+        return [Face(_whole(crop), embedding=embedding, crop=one) for crop, embedding, one in zip(crops, embeddings, pixels, strict=True)]
+
+    async def _describe(self, image: Image, detections: Sequence[Detection], options: AnalysisOptions) -> list[Face]:
+        chosen = choose_faces(detections, image, options)
+        if not chosen or not (options.embed or options.quality or options.crops):
+            return [Face(detection.scaled(*image.source_scale)) for detection in chosen]
+        faces, crops = await self._workers.run(_crop_and_measure, image, chosen, options)
+        if not options.embed:
+            return faces
+        embeddings = await self._embedder.embed(crops, mirror=options.mirror)
+        return [face.with_embedding(embedding) for face, embedding in zip(faces, embeddings, strict=True)]
+
+
+def choose_faces(detections: Sequence[Detection], image: Image, options: AnalysisOptions) -> list[Detection]:
+    """Drop faces narrower than ``min_face_px`` source pixels, then keep the ``max_faces`` largest, in the given order."""
+    scale_x, _ = image.source_scale
+    chosen = [detection for detection in detections if detection.box.width * scale_x >= options.min_face_px]
+    if options.max_faces and len(chosen) > options.max_faces:
+        largest = sorted(range(len(chosen)), key=lambda index: -chosen[index].box.area)[: options.max_faces]
+        chosen = [chosen[index] for index in sorted(largest)]
+    return chosen
+
+
+def _crop_and_measure(image: Image, detections: Sequence[Detection], options: AnalysisOptions) -> tuple[list[Face], Pixels]:
+    crops = aligned_crops(image.pixels, detections)
+    faces = []
+    for detection, crop in zip(detections, crops, strict=True):
+        in_source = detection.scaled(*image.source_scale)
+        face = Face(in_source, crop=crop if options.crops else None)
+        if options.quality:
+            size_px = min(in_source.box.width, in_source.box.height)
+            quality = measure_quality(crop, in_source.landmarks, size_px=size_px, detection_score=detection.score)
+            face = replace(face, quality=quality)
+        faces.append(face)
+    return faces, crops
+
+
+def _stack_crops(crops: Sequence[Image]) -> Pixels:
+    size = (CROP_SIZE_PX, CROP_SIZE_PX)
+    stack = np.empty((len(crops), *size, 3), np.uint8)
+    for index, crop in enumerate(crops):
+        stack[index] = crop.pixels if crop.pixels.shape[:2] == size else cv2.resize(crop.pixels, size, interpolation=cv2.INTER_LINEAR)
+    return stack
+
+
+def _whole(crop: Image) -> Detection:
+    landmarks = np.zeros((5, 2), np.float32)
+    return Detection(Box(0, 0, crop.source_width, crop.source_height), 1.0, landmarks)
