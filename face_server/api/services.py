@@ -9,6 +9,7 @@ from face_server.domain.ports import Analyzer, Backend, Clock, Gallery, ImageCod
 from face_server.pipeline.enrollment import Enrollment
 from face_server.pipeline.intake import Intake
 from face_server.pipeline.recognition import Recognition
+from face_server.workers import Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class Services:
     """Every collaborator of the HTTP layer.
 
     ``keys`` is None when requests need no API key (loopback, or told so explicitly).
-    ``detector`` and ``embedder`` describe the models in use.
+    ``detector`` and ``embedder`` describe the models in use. ``workers`` take the parsing of large
+    bodies and the serialising of large answers off the event loop.
     """
 
     intake: Intake
@@ -52,6 +54,7 @@ class Services:
     painter: Painter
     backend: Backend
     clock: Clock
+    workers: Workers
     keys: KeyRing | None
     defaults: Defaults
     detector: ModelInfo
