@@ -1,0 +1,64 @@
+# Everything a user or a contributor types. `make help` lists it.
+
+# The first Python from 3.11 to 3.13 on the PATH, unless PYTHON names one.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo "$$p" && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+DATA ?= data
+HOST ?= 127.0.0.1
+PORT ?= 18081
+DEFAULT_MODELS := yunet centerface sface
+
+INSTALLED := $(VENV)/.installed
+PULLED := $(DATA)/models/.pulled
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run check test test-all bench docs
+.DELETE_ON_ERROR:
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) $(PULLED) ## Install everything into .venv and fetch the default model files
+
+run: setup ## Serve on 127.0.0.1:18081 (HOST, PORT and DATA change that)
+	@$(BIN)/face-server serve --host $(HOST) --port $(PORT) --data $(DATA)
+
+check: $(INSTALLED) ## Lint, formatting, types, import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup ## The fast tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup ## All tests, slow ones too
+	$(BIN)/python -m pytest
+
+bench: setup ## Measure speed and accuracy, and print the tables of docs/benchmarks.md
+	$(BIN)/python -m benchmarks
+
+docs: $(INSTALLED) ## Build the documentation into site/
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict
+
+# Debian's python3 comes without what `python3 -m venv` needs; root may install it, others are told what to ask for.
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "make setup: no Python from 3.11 to 3.13 was found; install one, or name it: make setup PYTHON=..." >&2; exit 2; }
+	@"$(PYTHON)" -c 'import ensurepip' 2>/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv; \
+		else \
+			echo "make setup: $(PYTHON) lacks ensurepip; install it first: apt-get install python3-venv" >&2; exit 2; \
+		fi; }
+	"$(PYTHON)" -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,openvino]'
+	@touch $@
+
+$(PULLED): face_server/models/catalog.py | $(INSTALLED)
+	$(BIN)/face-server models pull $(DEFAULT_MODELS) --data $(DATA)
+	@touch $@
