@@ -15,7 +15,7 @@ from face_server.domain.identity import AddTemplate, Candidate, Collection, Iden
 from face_server.domain.ports import AnalysisOptions, Analyzer, Clock, Gallery, ImageCodec
 from face_server.domain.quality import QualityLimits, Reason
 from face_server.errors import FaceRejected, NotFound
-from face_server.pipeline.intake import Intake, Source
+from face_server.pipeline.intake import Intake, Reading, Source
 from face_server.pipeline.recognition import Recognition
 
 
@@ -70,16 +70,18 @@ class Enrollment:
         # Checking against the gallery and adding to it must not interleave within a collection.
         self._gates: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def enroll(self, collection: str, identity: Identity, source: Source, *, label: str = "", override: bool = False) -> Enrolled:
+    async def enroll(
+        self, collection: str, identity: Identity, source: Source | Reading, *, label: str = "", override: bool = False
+    ) -> Enrolled:
         """Add a template to ``identity`` (created if its id is new) from a picture of one face.
 
-        ``label`` is kept as the template's source. Raises FaceRejected with every reason that
+        A ``Reading`` is a picture that the caller has read already. ``label`` is kept as the template's source. Raises FaceRejected with every reason that
         applies; ``override`` takes the largest face in spite of all reasons but no_face, and
         reports what it overrode.
         """
         stored = await self._gallery.collection(collection)
         stored.model.require(self._analyzer.model, "this server's embedding")
-        reading = await self._intake.read(source, digest=True)
+        reading = source if isinstance(source, Reading) else await self._intake.read(source, digest=True)
         options = AnalysisOptions(self._policy.min_score, self._policy.max_size_px, mirror=True, crops=True)
         (faces,) = await self._analyzer.analyze([reading.image], options)
         face, reasons = self._choose(faces)
