@@ -75,9 +75,9 @@ class Enrollment:
     ) -> Enrolled:
         """Add a template to ``identity`` (created if its id is new) from a picture of one face.
 
-        A ``Reading`` is a picture that the caller has read already. ``label`` is kept as the template's source. Raises FaceRejected with every reason that
-        applies; ``override`` takes the largest face in spite of all reasons but no_face, and
-        reports what it overrode.
+        A ``Reading`` is a picture that the caller has read already. ``label`` is kept as the
+        template's source. Raises FaceRejected with every reason that applies; ``override`` takes the
+        largest face in spite of all reasons but no_face, and reports what it overrode.
         """
         stored = await self._gallery.collection(collection)
         stored.model.require(self._analyzer.model, "this server's embedding")
