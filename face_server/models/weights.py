@@ -218,7 +218,7 @@ class WeightsStore:
             outputs = (TensorSpec(outputs[0].name, outputs[0].dtype, (None, shapes[0][1])),)
         target.write_bytes(prepared)
         return {
-            "recipe": RECIPE,
+            "recipe": _recipe_of(entry),
             "weights_sha256": entry.sha256,
             "prepared_sha256": sha256_of(target),
             "inputs": [asdict(spec) for spec in tensor_specs(list(graph.input))],
@@ -230,7 +230,7 @@ class WeightsStore:
         if not (self._folder(entry) / "prepared.onnx").is_file():
             return False
         sidecar = self._sidecar(entry)
-        return sidecar.get("recipe") == RECIPE and sidecar.get("weights_sha256") == entry.sha256
+        return sidecar.get("recipe") == _recipe_of(entry) and sidecar.get("weights_sha256") == entry.sha256
 
     def _load(self, entry: CatalogEntry) -> Network:
         sidecar = self._sidecar(entry)
@@ -281,6 +281,11 @@ class WeightsStore:
                 temporary.replace(path)
         except OSError as error:
             raise WeightsError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _recipe_of(entry: CatalogEntry) -> object:
+    """What a prepared file depends on beside the weights, as JSON gives it back."""
+    return json.loads(json.dumps({"version": RECIPE, **asdict(family_of(entry.family).recipe)}))
 
 
 def _mismatch(what: str, expected: str, actual: str) -> str:

@@ -1,0 +1,155 @@
+"""Pictures in, detections out, through any backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from face_server.domain.face import Box, Detection
+from face_server.domain.geometry import Letterbox, non_maximum_suppression
+from face_server.domain.image import Image, Pixels
+from face_server.domain.ports import Backend, Tensors
+from face_server.errors import InvalidInput
+from face_server.models.catalog import CatalogEntry
+from face_server.models.concurrent import map_bounded
+from face_server.models.decoding import RawDetections
+from face_server.models.families import detector_family
+from face_server.workers import Workers
+
+_MAX_ANCHORS = 5000
+"""Suppression looks at no more than this many of the best anchors of a picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorOptions:
+    """How a detector uses its backend.
+
+    ``batch`` 1 runs every picture by itself on the smallest canvas that holds it, several at once:
+    the best on CPUs. Above 1 that many pictures share one call on equal square canvases: for GPUs
+    and remote servers. ``second_pass`` looks again, at another scale, at pictures without a face:
+    it finds faces that fill the frame and faces in tiny pictures. ``max_concurrent`` bounds the
+    calls in flight, and thereby the canvases in memory.
+    """
+
+    batch: int = 1
+    second_pass: bool = True
+    max_concurrent: int = 8
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.max_concurrent < 1:
+            raise ValueError("batch and max_concurrent of DetectorOptions must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class _Placement:
+    """Where a scaled picture lies in a canvas: its letterbox and an equal margin in pixels on all sides."""
+
+    letterbox: Letterbox
+    margin: int = 0
+
+    @property
+    def height(self) -> int:
+        return self.letterbox.height + 2 * self.margin
+
+    @property
+    def width(self) -> int:
+        return self.letterbox.width + 2 * self.margin
+
+
+class NetworkDetector:
+    """A detection network of the catalogue behind the Detector port."""
+
+    def __init__(self, entry: CatalogEntry, backend: Backend, workers: Workers, options: DetectorOptions = DetectorOptions()) -> None:
+        self._family = detector_family(entry.family)
+        self._entry = entry
+        self._backend = backend
+        self._workers = workers
+        self._options = options
+
+    @property
+    def name(self) -> str:
+        """Name in the model catalogue."""
+        return self._entry.name
+
+    async def detect(self, images: Sequence[Image], *, min_score: float, max_size_px: int) -> list[list[Detection]]:
+        """Per image the faces with score >= ``min_score``, highest score first.
+
+        Pictures are scaled down so that their long side is at most ``max_size_px``; results are in
+        the pixels of ``Image.pixels`` and may reach beyond the picture. Raises InvalidInput for a
+        ``max_size_px`` below the network's stride.
+        """
+        stride = self._family.recipe.contract.stride
+        if max_size_px < stride:
+            raise InvalidInput(f"max_size must be at least {stride} pixels, got {max_size_px}", field="max_size")
+        size = self._options.batch
+        chunks = [images[start : start + size] for start in range(0, len(images), size)]
+
+        async def first(chunk: Sequence[Image]) -> list[list[Detection]]:
+            square = size > 1
+            boxes = [Letterbox.fit(image.width, image.height, max_size_px, stride=stride, square=square) for image in chunk]
+            return await self._run(chunk, [_Placement(box) for box in boxes], min_score)
+
+        async def second(image: Image) -> list[Detection]:
+            return (await self._run([image], [_framed(image, max_size_px, stride)], min_score))[0]
+
+        found = [faces for chunk in await map_bounded(first, chunks, self._options.max_concurrent) for faces in chunk]
+        if self._options.second_pass:
+            empty = [index for index, faces in enumerate(found) if not faces]
+            again = await map_bounded(second, [images[index] for index in empty], self._options.max_concurrent)
+            for index, faces in zip(empty, again, strict=True):
+                found[index] = faces
+        return found
+
+    async def _run(self, images: Sequence[Image], placements: Sequence[_Placement], min_score: float) -> list[list[Detection]]:
+        """Detect on equal canvases, one call of the backend."""
+        canvases = await self._workers.run(_canvases, images, placements)
+        outputs = await self._backend.infer(self._entry.name, {self._family.recipe.contract.tensor: canvases})
+        return await self._workers.run(self._detections, outputs, placements, min_score)
+
+    def _detections(self, outputs: Tensors, placements: Sequence[_Placement], min_score: float) -> list[list[Detection]]:
+        raw = self._family.decode(outputs, placements[0].height, placements[0].width, min_score)
+        return [_detections(faces, placement, self._entry.suppression_iou) for faces, placement in zip(raw, placements, strict=True)]
+
+
+def _framed(image: Image, max_size_px: int, stride: int) -> _Placement:
+    """The whole picture at about a third of ``max_size_px``, enlarged if need be, in a wide black frame."""
+    inner = max(stride, max_size_px // 3)
+    letterbox = Letterbox.fit(image.width, image.height, inner, stride=stride, upscale=True, square=True)
+    return _Placement(letterbox, margin=max(stride, letterbox.width // 2 // stride * stride))
+
+
+def _canvases(images: Sequence[Image], placements: Sequence[_Placement]) -> Pixels:
+    """N×H×W×3 uint8: every picture scaled into a black canvas. A fitting picture is not copied."""
+    first = placements[0]
+    if len(images) == 1 and images[0].pixels.shape[:2] == (first.height, first.width) and images[0].pixels.flags.c_contiguous:
+        return images[0].pixels[None]
+    canvases = np.zeros((len(images), first.height, first.width, 3), np.uint8)
+    for image, placement, canvas in zip(images, placements, canvases, strict=True):
+        box, margin = placement.letterbox, placement.margin
+        inner = canvas[margin : margin + box.inner_height, margin : margin + box.inner_width]
+        if image.pixels.shape == inner.shape:
+            inner[:] = image.pixels
+        else:
+            cv2.resize(image.pixels, (box.inner_width, box.inner_height), dst=inner, interpolation=_interpolation(image, box))
+    return canvases
+
+
+def _interpolation(image: Image, box: Letterbox) -> int:
+    return cv2.INTER_AREA if box.inner_width < image.width or box.inner_height < image.height else cv2.INTER_LINEAR
+
+
+def _detections(raw: RawDetections, placement: _Placement, max_iou: float) -> list[Detection]:
+    """Suppress duplicates and map to the pixels of the picture, highest score first."""
+    sides = raw.boxes[:, 2:] - raw.boxes[:, :2]
+    sound = np.flatnonzero(np.isfinite(raw.boxes).all(axis=1) & np.isfinite(raw.landmarks).all(axis=(1, 2)) & (sides > 0).all(axis=1))
+    best = sound[np.argsort(-raw.scores[sound], kind="stable")[:_MAX_ANCHORS]]
+    kept = best[non_maximum_suppression(raw.boxes[best], raw.scores[best], max_iou)]
+    margin = np.float32(placement.margin)
+    boxes = placement.letterbox.to_picture(raw.boxes[kept].reshape(-1, 2, 2) - margin).reshape(-1, 4)
+    landmarks = placement.letterbox.to_picture(raw.landmarks[kept] - margin)
+    return [
+        Detection(Box(*box), score, points) for box, score, points in zip(boxes.tolist(), raw.scores[kept].tolist(), landmarks, strict=True)
+    ]

@@ -1,0 +1,82 @@
+"""Aligned crops in, embeddings out, through any backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from face_server.domain.embedding import Embeddings, ModelId
+from face_server.domain.image import Floats, Pixels
+from face_server.domain.network import Network
+from face_server.domain.ports import Backend
+from face_server.errors import WeightsError
+from face_server.models.catalog import CatalogEntry
+from face_server.models.concurrent import map_bounded
+from face_server.models.families import embedder_family
+
+_DIGEST_LENGTH = 12
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderOptions:
+    """How an embedder uses its backend.
+
+    ``batch`` crops share one call: 1 is the best on CPUs, where single calls side by side use the
+    cores, 16 or more on GPUs. ``max_concurrent`` bounds the calls in flight.
+    """
+
+    batch: int = 1
+    max_concurrent: int = 32
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.max_concurrent < 1:
+            raise ValueError("batch and max_concurrent of EmbedderOptions must be at least 1")
+
+
+def model_id(entry: CatalogEntry, network: Network) -> ModelId:
+    """What every embedding of this network carries. Raises WeightsError if its dimension is not fixed."""
+    dimension = network.outputs[0].shape[-1]
+    if dimension is None:
+        raise WeightsError(f"the network {entry.name} does not declare how many values its embeddings have")
+    return ModelId(entry.name, entry.sha256[:_DIGEST_LENGTH], embedder_family(entry.family).preprocessing, dimension)
+
+
+class NetworkEmbedder:
+    """A recognition network of the catalogue behind the Embedder port."""
+
+    def __init__(self, entry: CatalogEntry, network: Network, backend: Backend, options: EmbedderOptions = EmbedderOptions()) -> None:
+        self._recipe = embedder_family(entry.family).recipe
+        self._model = model_id(entry, network)
+        self._name = entry.name
+        self._backend = backend
+        self._options = options
+
+    @property
+    def model(self) -> ModelId:
+        """What every embedding it makes carries."""
+        return self._model
+
+    async def embed(self, crops: Pixels, *, mirror: bool = False) -> Embeddings:
+        """Embed N×112×112×3 uint8 BGR aligned crops; N may be 0.
+
+        ``mirror`` averages the raw features of each crop with those of its mirror image. ``norms``
+        are the lengths of the (averaged) raw features. Raises ValueError for another shape or dtype.
+        """
+        side = self._recipe.contract.size_px
+        if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (side, side, 3):
+            raise ValueError(f"crops must be N×{side}×{side}×3 uint8 BGR, got {crops.dtype} {crops.shape}")
+        count = len(crops)
+        if not count:
+            return Embeddings.from_features(np.empty((0, self._model.dimension), np.float32), self._model)
+        faces = np.concatenate((crops, crops[:, :, ::-1])) if mirror else np.ascontiguousarray(crops)
+        size = self._options.batch
+        chunks = [faces[start : start + size] for start in range(0, len(faces), size)]
+        features = np.concatenate(await map_bounded(self._features, chunks, self._options.max_concurrent))
+        if mirror:
+            features = (features[:count] + features[count:]) * np.float32(0.5)
+        return Embeddings.from_features(features, self._model)
+
+    async def _features(self, crops: Pixels) -> Floats:
+        outputs = await self._backend.infer(self._name, {self._recipe.contract.tensor: crops})
+        return np.asarray(outputs[self._recipe.outputs[0]], np.float32)
