@@ -1,0 +1,55 @@
+"""API keys: who may call which route."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+
+from face_server.api.deps import ServicesDep
+from face_server.domain.access import Role
+from face_server.errors import AccessDenied
+
+_key_header = APIKeyHeader(
+    name="x-api-key", scheme_name="ApiKey", auto_error=False, description="An API key of `face-server keys create`. Not needed on loopback."
+)
+_bearer = HTTPBearer(scheme_name="Bearer", auto_error=False, description="The same key as a bearer token.")
+
+
+def requires(role: Role) -> Callable[..., Awaitable[None]]:
+    """A dependency that lets callers with at least ``role`` pass, and everybody where keys are off.
+
+    Raises AccessDenied: not authenticated without a known key, authenticated when the role is too low.
+    """
+
+    async def check(
+        request: Request,
+        services: ServicesDep,
+        header: Annotated[str | None, Security(_key_header)] = None,
+        bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None,
+    ) -> None:
+        if services.keys is None:
+            return
+        secret = header or (bearer.credentials if bearer else None)
+        if not secret:
+            raise AccessDenied("an API key is needed, in x-api-key or as Authorization: Bearer", authenticated=False)
+        key = await services.keys.authenticate(secret)
+        if key is None:
+            raise AccessDenied("the API key is unknown or revoked", authenticated=False)
+        if not key.role.allows(role):
+            raise AccessDenied(f"this route needs the role {role.value!r}, the API key has {key.role.value!r}", authenticated=True)
+        request.state.api_key_name = key.name
+
+    return check
+
+
+READ: Any = Depends(requires(Role.READ))
+"""For routes that only read: detect, extract, verify, identify, list."""
+
+OPERATE: Any = Depends(requires(Role.OPERATE))
+"""For routes that change templates and identities."""
+
+ADMIN: Any = Depends(requires(Role.ADMIN))
+"""For routes that create and drop collections, export and import."""
