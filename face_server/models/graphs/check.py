@@ -34,7 +34,8 @@ def check_equal(original: bytes, prepared: bytes, recipe: Recipe, what: str) -> 
     """Compare the outputs of ``prepared`` with those of ``original`` on a fixed picture.
 
     They may differ by 1e-4 of the largest value of an output (the order of float additions). The
-    prepared network must also treat each picture of a batch as if it were alone. Returns the shapes
+    prepared network must also treat each picture of a batch as if it were alone, and a detector
+    must take canvases of any multiple of its stride. Returns the shapes
     of the prepared outputs for two pictures. Raises WeightsError naming ``what``.
     """
     shape = _picture_shape(original, recipe.contract)
@@ -44,6 +45,9 @@ def check_equal(original: bytes, prepared: bytes, recipe: Recipe, what: str) -> 
         session = _session(prepared)
         single = session.run(list(recipe.outputs), {recipe.contract.tensor: pictures})
         pair = session.run(list(recipe.outputs), {recipe.contract.tensor: np.concatenate((pictures[:1, ::-1], pictures[:1]))})
+        if recipe.contract.size_px is None:
+            strip = np.zeros((1, 3 * recipe.contract.stride, recipe.contract.stride, 3), np.uint8)
+            session.run(None, {recipe.contract.tensor: strip})
     except _RUNTIME_ERRORS as error:
         raise WeightsError(f"{what} does not run after preparation: {str(error).splitlines()[0]}") from error
     for name, one, alone, two in zip(recipe.outputs, expected, single, pair, strict=True):

@@ -74,20 +74,19 @@ def fix_upsampling(editor: GraphEditor, inferred: onnx.ModelProto) -> None:
     for node in editor.nodes:
         if node.op_type == "Upsample" and node.input[1] not in editor.constants:
             scales = _evaluate(editor, node.input[1], shapes)
-            if scales is not None:
+            if scales is not None and np.isfinite(scales).all() and (scales > 0).all():
                 node.input[1] = editor.add_constant("scales", scales.astype(np.float32))
 
 
 def _evaluate(editor: GraphEditor, tensor: str, shapes: dict[str, list[int]]) -> NDArray[Any] | None:
-    """The value of ``tensor`` under static ``shapes``; None when it depends on anything else."""
+    """The value of ``tensor`` under static ``shapes`` (0 where unknown); None when it depends on anything else."""
     if tensor in editor.constants:
         return editor.constants[tensor]
     node = editor.producer(tensor)
     if node is None:
         return None
     if node.op_type == "Shape":
-        shape = shapes.get(node.input[0], [0])
-        return np.array(shape, np.int64) if all(shape) else None
+        return np.array(shapes.get(node.input[0], [0, 0, 0, 0]), np.int64)
     inputs = [_evaluate(editor, name, shapes) for name in node.input]
     known = [value for value in inputs if value is not None]
     if len(known) != len(inputs):
@@ -98,7 +97,8 @@ def _evaluate(editor: GraphEditor, tensor: str, shapes: dict[str, list[int]]) ->
     if node.op_type == "Cast":
         return known[0].astype(onnx.helper.tensor_dtype_to_np_dtype(settings["to"]))
     if node.op_type == "Div":
-        return np.asarray(known[0] / known[1])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(known[0] / known[1])
     if node.op_type == "Concat":
         return np.concatenate(known, axis=settings["axis"])
     return None

@@ -12,7 +12,7 @@ from face_server.models.graphs.editing import GraphEditor, live_inputs, load
 from face_server.models.graphs.pixels import fold_input
 from face_server.models.graphs.rewrites import declare_outputs, drop_no_ops, free_reshapes, rewrite_prelu
 
-RECIPE = 1
+RECIPE = 2
 """Counts changes of the repairs below; a file prepared by another recipe is prepared again."""
 
 
