@@ -1,1 +1,1 @@
-"""One file a foreign API."""
+"""One foreign API a router, its schemas and answers beside it."""
