@@ -100,6 +100,17 @@ class WeightsStore:
         progress("ready", entry.size_bytes, entry.size_bytes)
         return self._load(entry)
 
+    def install(self, name: str, file: Path) -> Network:
+        """Make the network called ``name`` ready from ``file``, for weights that nobody may hand out.
+
+        Raises NotFound for an unknown name, WeightsError naming both digests if it is another file.
+        """
+        entry = self.entry(name)
+        if not file.is_file():
+            raise WeightsError(f"{file} is not a file")
+        self._install(entry, file, silent)
+        return self._load(entry)
+
     def add(self, name: str, file: Path, family: str, *, licence: str = "unknown", commercial_use: bool = False) -> Network:
         """Add a user's own weight ``file`` as ``name``; it stays in the catalogue of this folder.
 
@@ -149,7 +160,7 @@ class WeightsStore:
     def _absence(self, entry: CatalogEntry) -> str:
         if entry.sources:
             return f"the weights of {entry.name} are not here; fetch them with: face-server models pull {entry.name}"
-        advice = f"put {entry.file_name} into a folder of FACE_SERVER_MODELS_PATH"
+        advice = f"add your own file with: face-server models add {entry.name} --file {entry.file_name}"
         return f"the weights of {entry.name} are not here and cannot be downloaded; {advice}"
 
     def _digest_fault(self, entry: CatalogEntry) -> str | None:
