@@ -70,6 +70,11 @@ class Enrollment:
         # Checking against the gallery and adding to it must not interleave within a collection.
         self._gates: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
+    @property
+    def limits(self) -> QualityLimits:
+        """What the gate asks of a face, so that answers can say what it would refuse."""
+        return self._policy.limits
+
     async def enroll(
         self, collection: str, identity: Identity, source: Source | Reading, *, label: str = "", override: bool = False
     ) -> Enrolled:
