@@ -1,0 +1,114 @@
+"""Which network addresses a caller's URL may lead to."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from face_server.errors import ConfigurationError
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# IANA IPv4 Special-Purpose Address Registry and multicast; the last is the host agent of one cloud,
+# reachable from inside its machines only. The metadata services of the others are link-local.
+_DENIED_V4 = tuple(
+    ipaddress.IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+        "168.63.129.16/32",
+    )
+)
+
+# All other IPv6 is loopback, link-local, unique local, multicast, NAT64 or not assigned.
+_GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
+
+# IANA IPv6 Special-Purpose Address Registry within 2000::/3: protocol assignments with Teredo,
+# documentation, 6to4.
+_DENIED_V6 = tuple(ipaddress.IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))
+
+
+def is_public(address: _Address) -> bool:
+    """Whether ``address`` is a public unicast address; an IPv4 address mapped into IPv6 counts as itself."""
+    if isinstance(address, ipaddress.IPv6Address):
+        mapped = address.ipv4_mapped
+        if mapped is None:
+            return address in _GLOBAL_V6 and not any(address in network for network in _DENIED_V6)
+        address = mapped
+    return not any(address in network for network in _DENIED_V4)
+
+
+def literal_address(host: str) -> str | None:
+    """The address that ``host`` spells, None if it is a name; decimal, octal, hex and short IPv4 spellings included."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except OSError:
+        return None
+
+
+def plain_host(host: str) -> str:
+    """Lower case and without the trailing dot of a fully qualified name."""
+    return host.lower().removesuffix(".")
+
+
+def _host_name(entry: str) -> str:
+    try:
+        name = plain_host(entry).encode("idna").decode("ascii")
+    except UnicodeError:
+        name = ""
+    if not name or not all(character.isalnum() or character in "-._" for character in name):
+        raise ConfigurationError(f"allowed_hosts holds {entry!r}; each entry is a host name, an address or a network like 10.1.0.0/16")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPolicy:
+    """Public addresses are permitted, and what an operator trusts: host names and networks."""
+
+    names: frozenset[str]
+    networks: tuple[_Network, ...]
+
+    @classmethod
+    def trusting(cls, entries: Sequence[str]) -> AddressPolicy:
+        """Trust each of ``entries``: an exact host name, an address, or a network such as 10.1.0.0/16.
+
+        Raises ConfigurationError for anything else, such as a URL or a name with a port.
+        """
+        names: set[str] = set()
+        networks: list[_Network] = []
+        for entry in entries:
+            try:
+                networks.append(ipaddress.ip_network(entry))
+            except ValueError:
+                names.add(_host_name(entry))
+        return cls(frozenset(names), tuple(networks))
+
+    def trusts_name(self, host: str) -> bool:
+        """Whether ``host`` may lead anywhere."""
+        return plain_host(host) in self.names
+
+    def permits(self, address: str) -> bool:
+        """Whether a connection to ``address`` is allowed for a name that is not trusted itself."""
+        parsed: _Address = ipaddress.ip_address(address)
+        plain = getattr(parsed, "ipv4_mapped", None) or parsed
+        return is_public(parsed) or any(plain in network for network in self.networks)
