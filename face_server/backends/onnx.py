@@ -192,8 +192,8 @@ def _session_options() -> ort.SessionOptions:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Memory patterns are kept per input shape: with pictures of every size they grow (300 MB
-    # against 145 MB after 120 sizes) and gain nothing. The arena is flat and as fast as malloc.
+    # Memory patterns are kept per input shape: with pictures of 120 sizes they took twice the memory
+    # (300 MB against 145 MB) and gained nothing. The arena alone stays flat and costs no time.
     options.enable_mem_pattern = False
     options.enable_cpu_mem_arena = True
     options.log_severity_level = 3

@@ -48,12 +48,13 @@ class OpenVinoOptions:
     """How networks are compiled.
 
     ``precision`` "auto" is bf16 where the CPU computes in it, else f32; weights and outputs stay
-    float32. ``cached_kernels`` bounds how many kernels a stream keeps for sizes of pictures it has
-    met: one size takes one a layer, about 50 to 80. OpenVINO's own 5000 take a gigabyte.
+    float32. ``cached_kernels`` bounds how many kernels a stream keeps for the sizes of pictures it
+    has met; one size takes some 25 to 80. OpenVINO's own bound of 5000 takes a gigabyte a network;
+    1024 cover the shapes of photos at one long side.
     """
 
     precision: Precision = "auto"
-    cached_kernels: int = 2048
+    cached_kernels: int = 1024
 
 
 class OpenVinoBackend:
