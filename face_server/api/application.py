@@ -1,0 +1,127 @@
+"""The HTTP application: routes, middlewares, errors and documentation put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.staticfiles import StaticFiles
+
+from face_server import __version__, web
+from face_server.api import openapi, problems
+from face_server.api.compat import face_server as image_recog
+from face_server.api.compat import insightface_rest
+from face_server.api.middleware.admission import Admission, House, Turn
+from face_server.api.middleware.bodies import Bodies, BodyLimits, Cancellation
+from face_server.api.middleware.observation import Observation
+from face_server.api.routers import analysis, collections, documentation, identities, recognition, system, templates
+from face_server.api.services import Services
+from face_server.telemetry import Metrics
+
+_ROUTERS: tuple[APIRouter, ...] = (
+    analysis.router,
+    recognition.router,
+    collections.router,
+    identities.router,
+    templates.router,
+    system.router,
+    documentation.router,
+    insightface_rest.router,
+    image_recog.router,
+)
+
+_STATIC = Path(web.__file__).parent / "static"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiOptions:
+    """Bounds of the HTTP layer, and the origins that browsers may call from (none by default)."""
+
+    bodies: BodyLimits = field(default_factory=BodyLimits)
+    max_concurrent_requests: int = 64
+    max_waiting_requests: int = 256
+    cors_origins: tuple[str, ...] = ()
+
+
+def create_api(
+    open_services: Callable[[], AbstractAsyncContextManager[Services]], options: ApiOptions | None = None, metrics: Metrics | None = None
+) -> FastAPI:
+    """The ASGI application. Its lifespan opens the services and closes them again."""
+    options = options or ApiOptions()
+    metrics = metrics or Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.openapi = orjson.dumps(app.openapi())
+        async with open_services() as services:
+            app.state.services = services
+            yield
+
+    app = FastAPI(
+        title="face_server",
+        summary="Who is in this picture?",
+        description=openapi.DESCRIPTION.strip(),
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=lifespan,
+        middleware=_middleware(options, metrics),
+        generate_unique_id_function=_operation_id,
+    )
+    app.state.metrics = metrics
+    problems.install(app)
+    for router in _ROUTERS:
+        app.include_router(router)
+    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+    _document_once(app)
+    return app
+
+
+def _middleware(options: ApiOptions, metrics: Metrics) -> list[Middleware]:
+    """Outermost first: a refused request costs nothing, and a slow body takes nobody's turn."""
+    admission = Admission(options.max_concurrent_requests, options.max_waiting_requests, metrics)
+    cors = (
+        [
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(options.cors_origins),
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "retry-after"],
+            )
+        ]
+        if options.cors_origins
+        else []
+    )
+    return [
+        Middleware(Observation, metrics=metrics),
+        *cors,
+        Middleware(House, admission=admission),
+        Middleware(Bodies, limits=options.bodies),
+        Middleware(Cancellation),
+        Middleware(Turn, admission=admission),
+    ]
+
+
+def _operation_id(route: APIRoute) -> str:
+    """Operation ids of foreign APIs: their tag and the function's name."""
+    tag = str(route.tags[0]) if route.tags else "other"
+    return f"{tag}_{route.name}".lower().replace("-", "_").replace(" ", "_")
+
+
+def _document_once(app: FastAPI) -> None:
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = openapi.document(app, _ROUTERS)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]  # FastAPI's documented way to extend the document

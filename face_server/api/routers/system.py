@@ -1,0 +1,105 @@
+"""Health, metrics and information."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from face_server.api.deps import MetricsDep, ServicesDep
+from face_server.api.problems import responses
+from face_server.api.rendering import json_reply
+from face_server.api.schemas.system import Alive, Check, DefaultsBody, Info, Limits, ModelBody, Readiness
+from face_server.api.security import READ
+from face_server.api.services import ModelInfo, Services
+from face_server.errors import FaceServerError
+
+router = APIRouter(tags=["system"])
+
+
+@router.get("/healthz", operation_id="healthz", summary="Is the process alive?", response_model=Alive)
+async def healthz() -> Response:
+    """Answer as long as the event loop turns. Needs no key."""
+    return json_reply({"status": "ok"})
+
+
+@router.get(
+    "/readyz",
+    operation_id="readyz",
+    summary="Would requests be served?",
+    response_model=Readiness,
+    responses={503: {"model": Readiness, "description": "Something is not ready; the checks say what."}},
+)
+async def readyz(services: ServicesDep) -> Response:
+    """Check that both networks would run and that the gallery answers. Needs no key."""
+    checks = [
+        await _network_ready("detector", services.detector.name, services),
+        await _network_ready("embedder", services.embedder.name, services),
+        await _gallery_ready(services),
+    ]
+    ready = all(check.ready for check in checks)
+    return json_reply(Readiness(ready=ready, checks=checks).model_dump(), 200 if ready else 503)
+
+
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Metrics for Prometheus",
+    dependencies=[READ],
+    response_class=Response,
+    responses=responses() | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format."}},
+)
+async def prometheus(services: ServicesDep, metrics: MetricsDep) -> Response:
+    """Requests, inferences, batches, queues and gallery sizes. Needs the role read where keys are on."""
+    collections = await services.gallery.collections()
+    metrics.gallery(
+        collections=len(collections),
+        identities=sum(collection.identities for collection in collections),
+        templates=sum(collection.templates for collection in collections),
+    )
+    return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.get(
+    "/v1/info", operation_id="info", summary="Version, models and limits", dependencies=[READ], response_model=Info, responses=responses()
+)
+async def info(services: ServicesDep) -> Response:
+    """Say which models this server uses, under which licences, on what they run, and the limits of requests."""
+    defaults = services.defaults
+    body = Info(
+        version=services.version,
+        model=str(services.analyzer.model),
+        detector=_model(services.detector),
+        embedder=_model(services.embedder),
+        backend=services.backend.description,
+        keys_required=services.keys is not None,
+        limits=Limits(
+            max_body_bytes=defaults.max_body_bytes,
+            max_images=services.intake.limits.max_images,
+            max_faces=defaults.max_faces,
+            max_concurrent_requests=defaults.max_concurrent_requests,
+            max_waiting_requests=defaults.max_waiting_requests,
+        ),
+        defaults=DefaultsBody(collection=defaults.collection, min_score=defaults.min_score, max_size=defaults.max_size_px),
+    )
+    return json_reply(body.model_dump())
+
+
+def _model(model: ModelInfo) -> ModelBody:
+    members: dict[str, Any] = asdict(model)
+    return ModelBody(**members)
+
+
+async def _network_ready(name: str, network: str, services: Services) -> Check:
+    ready = await services.backend.ready(network)
+    return Check(name=name, ready=ready, reason="" if ready else f"the backend cannot run {network!r} now")
+
+
+async def _gallery_ready(services: Services) -> Check:
+    try:
+        await services.gallery.collections()
+    except FaceServerError as error:
+        return Check(name="gallery", ready=False, reason=error.message)
+    return Check(name="gallery", ready=True, reason="")
