@@ -40,7 +40,7 @@ def requires(role: Role) -> Callable[..., Awaitable[None]]:
             raise AccessDenied("the API key is unknown or revoked", authenticated=False)
         if not key.role.allows(role):
             raise AccessDenied(f"this route needs the role {role.value!r}, the API key has {key.role.value!r}", authenticated=True)
-        request.state.api_key_name = key.name
+        request.state.api_key_name = key.label
 
     return check
 
