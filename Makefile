@@ -8,7 +8,6 @@ BIN := $(VENV)/bin
 DATA ?= data
 HOST ?= 127.0.0.1
 PORT ?= 18081
-DEFAULT_MODELS := yunet centerface sface
 
 INSTALLED := $(VENV)/.installed
 PULLED := $(DATA)/models/.pulled
@@ -60,5 +59,5 @@ $(INSTALLED): pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(PULLED): face_server/models/catalog.py | $(INSTALLED)
-	$(BIN)/face-server models pull $(DEFAULT_MODELS) --data $(DATA)
+	$(BIN)/face-server models pull --data $(DATA)
 	@touch $@

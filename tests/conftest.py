@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,3 +58,83 @@ def all_weights(weights: WeightsStore, shared: Path) -> WeightsStore:
     for name in CATALOG:
         weights.pull(name)
     return weights
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """What it printed for programs."""
+        return json.loads(self.out)
+
+
+class Command:
+    """The installed ``face-server``, without the settings of whoever runs the tests."""
+
+    def line(self, *arguments: object) -> list[str]:
+        """The command line."""
+        return [str(Path(sys.executable).with_name("face-server")), *map(str, arguments)]
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        """The environment, with ``variables``."""
+        return {name: value for name, value in os.environ.items() if not name.startswith("FACE_SERVER_")} | variables
+
+    def __call__(self, *arguments: object, **variables: str) -> Ended:
+        """Run it and wait for its end."""
+        environment = self.environment(**variables)
+        ended = subprocess.run(self.line(*arguments), capture_output=True, text=True, timeout=100, check=False, env=environment)
+        return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+@pytest.fixture(scope="session")
+def face_server() -> Command:
+    """The installed command."""
+    return Command()
+
+
+@pytest.fixture(scope="session")
+def make_data(tmp_path_factory: pytest.TempPathFactory, weights: WeightsStore) -> Callable[[], Path]:
+    """Makes data folders with the default networks in place."""
+
+    def make() -> Path:
+        folder = tmp_path_factory.mktemp("data")
+        (folder / "models").symlink_to(weights.folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def data(make_data: Callable[[], Path]) -> Path:
+    """An empty data folder with the default networks in place."""
+    return make_data()
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server process and the address that it printed."""
+
+    process: subprocess.Popen[str]
+    address: str
+
+
+@pytest.fixture
+def server(data: Path, face_server: Command) -> Iterator[Served]:
+    """``face-server serve`` on a free port, with ``data`` as its folder; it takes requests."""
+    line = face_server.line("serve", "--port", "0", "--data", data)
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=face_server.environment()) as process:
+        assert process.stdout is not None
+        welcome = process.stdout.readline()
+        address = re.search(r"http://127\.0\.0\.1:\d+", welcome)
+        if address is None:
+            process.kill()
+            pytest.fail(f"the server did not start: {welcome}{process.communicate()[1]}")
+        yield Served(process, address.group())
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
