@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from contextvars import ContextVar
-from typing import Literal, Protocol, TextIO
+from typing import Literal, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -91,40 +91,6 @@ def configure_logging(level: str = "info", form: Literal["text", "json"] = "text
         logging.getLogger(name).setLevel("WARNING")
 
 
-class InferenceObservation(Protocol):
-    """One inference of a backend: ``rows`` ran, ``waiting`` rows wait behind them."""
-
-    @property
-    def network(self) -> str:
-        """Name of the network."""
-        ...
-
-    @property
-    def rows(self) -> int:
-        """Items in the batch."""
-        ...
-
-    @property
-    def waiting(self) -> int:
-        """Items that wait for the network."""
-        ...
-
-    @property
-    def wait_s(self) -> float:
-        """How long the first of them waited, in seconds."""
-        ...
-
-    @property
-    def infer_s(self) -> float:
-        """How long the network ran, in seconds."""
-        ...
-
-    @property
-    def failed(self) -> bool:
-        """Whether it raised."""
-        ...
-
-
 class Metrics:
     """The Prometheus metrics of one service, in a registry of their own.
 
@@ -166,7 +132,6 @@ class Metrics:
             "face_server_inference_batch_size", "Items a run of a network.", ["network"], buckets=_BATCHES, registry=self.registry
         )
         self._queue = Gauge("face_server_inference_queue_depth", "Items that wait for a network.", ["network"], registry=self.registry)
-        self._failures = Counter("face_server_inference_failures", "Inferences that failed.", ["network"], registry=self.registry)
         self._gallery = Gauge("face_server_gallery_size", "What is stored.", ["kind"], registry=self.registry)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -190,15 +155,17 @@ class Metrics:
         """Count a picture that could not be read."""
         self._pictures.labels("refused").inc()
 
-    def inference(self, observed: InferenceObservation) -> None:
-        """Observe one inference of a backend; fits as the observer of a batching backend."""
-        network = observed.network
-        self._inference.labels(network, "wait").observe(observed.wait_s)
-        self._inference.labels(network, "run").observe(observed.infer_s)
-        self._batches.labels(network).observe(observed.rows)
-        self._queue.labels(network).set(observed.waiting)
-        if observed.failed:
-            self._failures.labels(network).inc()
+    def inference(self, network: str, stage: Literal["wait", "run"], seconds: float) -> None:
+        """Observe one inference of a network: how long it waited, or ran."""
+        self._inference.labels(network, stage).observe(seconds)
+
+    def batch(self, network: str, size: int) -> None:
+        """Observe how many items one inference of a network held."""
+        self._batches.labels(network).observe(size)
+
+    def queue(self, network: str, depth: int) -> None:
+        """Report how many items wait for a network."""
+        self._queue.labels(network).set(depth)
 
     def gallery(self, *, collections: int, identities: int, templates: int) -> None:
         """Report what is stored."""
