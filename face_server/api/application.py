@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,16 @@ _STATIC = Path(web.__file__).parent / "static"
 
 @dataclass(frozen=True, slots=True)
 class ApiOptions:
-    """Bounds of the HTTP layer, and the origins that browsers may call from (none by default)."""
+    """Bounds of the HTTP layer, and the origins that browsers may call from (none by default).
 
-    bodies: BodyLimits = field(default_factory=BodyLimits)
+    A body has at most ``max_body_bytes`` (imports: ``max_import_bytes``) and arrives within
+    ``body_timeout_s``; all bodies in memory together have at most ``max_buffered_bytes``.
+    """
+
+    max_body_bytes: int = 64 * 1024 * 1024
+    max_import_bytes: int = 16 * 1024 * 1024 * 1024
+    max_buffered_bytes: int = 1024 * 1024 * 1024
+    body_timeout_s: float = 30.0
     max_concurrent_requests: int = 64
     max_waiting_requests: int = 256
     cors_origins: tuple[str, ...] = ()
@@ -89,6 +96,7 @@ def create_api(
 def _middleware(options: ApiOptions, metrics: Metrics) -> list[Middleware]:
     """Outermost first: a refused request costs nothing, and a slow body takes nobody's turn."""
     admission = Admission(options.max_concurrent_requests, options.max_waiting_requests, metrics)
+    bodies = BodyLimits(options.max_body_bytes, options.body_timeout_s, options.max_buffered_bytes, options.max_import_bytes)
     cors = (
         [
             Middleware(
@@ -106,7 +114,7 @@ def _middleware(options: ApiOptions, metrics: Metrics) -> list[Middleware]:
         Middleware(Observation, metrics=metrics),
         *cors,
         Middleware(House, admission=admission),
-        Middleware(Bodies, limits=options.bodies),
+        Middleware(Bodies, limits=bodies),
         Middleware(Cancellation),
         Middleware(Turn, admission=admission),
     ]

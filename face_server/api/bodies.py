@@ -1,7 +1,7 @@
 """Request bodies of every accepted kind, read into one typed model.
 
-A JSON or msgpack body is the model. In a multipart or urlencoded body, and beside a raw picture,
-the model's plain fields come as form fields or query parameters, and pictures as files.
+A JSON or msgpack body is the model. In a multipart body, and beside a raw picture, the
+model's plain fields come as form fields or query parameters, and pictures as files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from face_server.api.deps import ServicesDep
 from face_server.api.problems import invalid
@@ -26,7 +26,6 @@ from face_server.errors import InputTooLarge, InvalidInput
 
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
-URLENCODED = "application/x-www-form-urlencoded"
 MSGPACK = ("application/msgpack", "application/x-msgpack")
 RAW = "application/octet-stream"
 
@@ -70,7 +69,7 @@ class BodyReader(Generic[M]):
     @property
     def media_types(self) -> tuple[str, ...]:
         """The content types a body may have; a raw picture may also say ``image/*``."""
-        forms = (MULTIPART, URLENCODED) if self.model.files else ()
+        forms = (MULTIPART,) if self.model.files else ()
         raw = ("image/*", RAW) if self.model.raw else ()
         return (JSON, *forms, *raw, *MSGPACK)
 
@@ -80,7 +79,7 @@ class BodyReader(Generic[M]):
         Raises InvalidInput that names the field; ``malformed_body`` for bytes that cannot be
         parsed, ``unsupported_media_type`` for other content types.
         """
-        values = self._typed(dict(request.query_params), "query")
+        values = self._typed(dict(request.query_params), "query") if self.model.raw else {}
         body = await self._body(request, services)
         try:
             return self.model.model_validate({**values, **body}, strict=True)
@@ -98,15 +97,15 @@ class BodyReader(Generic[M]):
             return await _parsed(data, _from_json, services)
         if kind in MSGPACK:
             return await _parsed(data, _from_msgpack, services)
-        if self.model.files and kind in {MULTIPART, URLENCODED}:
-            return await self._form(request, data, kind, services)
+        if self.model.files and kind == MULTIPART:
+            return await self._form(request, data, services)
         if self.model.raw and (kind == RAW or kind.startswith("image/")):
             return {self.model.raw: [data] if self.model.raw in self._lists else data}
         known = ", ".join(self.media_types)
         raise InvalidInput(f"the content type must be one of {known}", code="unsupported_media_type", field="content-type")
 
-    async def _form(self, request: Request, data: bytes, kind: str, services: Services) -> dict[str, Any]:
-        form = await _parse_form(request, data, kind, services)
+    async def _form(self, request: Request, data: bytes, services: Services) -> dict[str, Any]:
+        form = await _parse_form(request, data, services)
         texts: dict[str, str] = {}
         values: dict[str, Any] = {}
         try:
@@ -168,10 +167,8 @@ def _from_msgpack(data: bytes) -> Any:
         raise InvalidInput("the body is not valid msgpack", code="malformed_body") from error
 
 
-async def _parse_form(request: Request, data: bytes, kind: str, services: Services) -> FormData:
+async def _parse_form(request: Request, data: bytes, services: Services) -> FormData:
     limit = services.intake.limits.max_images
-    if kind == URLENCODED:
-        return await FormParser(request.headers, _in_chunks(data)).parse()
     parser = MultiPartParser(request.headers, _in_chunks(data), max_files=limit, max_fields=limit + 100, max_part_size=len(data) + 1)
     try:
         return await parser.parse()

@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
-from face_server.api.bodies import JSON, MSGPACK, MULTIPART, RAW, URLENCODED, BodyReader, RequestModel
+from face_server.api.bodies import JSON, MSGPACK, MULTIPART, RAW, BodyReader, RequestModel
 
 _REF = "#/components/schemas/{model}"
 _FILE = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
@@ -85,8 +85,7 @@ def _describe(operation: Schema, reader: BodyReader[Any], reference: Schema, com
     model = components[reference["$ref"].rpartition("/")[2]]
     content: Schema = {JSON: {"schema": reference}}
     if reader.model.files:
-        form = {"schema": _form(reader.model, model)}
-        content |= {MULTIPART: form, URLENCODED: {"schema": _form(reader.model, model, files=False)}}
+        content[MULTIPART] = {"schema": _form(reader.model, model)}
     if reader.model.raw:
         content |= {media_type: {"schema": _RAW_EXAMPLE} for media_type in (RAW, "image/*")}
         options = _options(reader.model, model)
@@ -96,26 +95,22 @@ def _describe(operation: Schema, reader: BodyReader[Any], reference: Schema, com
 
 
 def _options(model: type[RequestModel], schema: Schema) -> Schema:
-    """The fields that fit in a form or a query: all but pictures and embeddings."""
-    pictures = set(model.files.values())
-    return {
-        name: property_
-        for name, property_ in schema["properties"].items()
-        if name not in pictures and "embedding" not in name.split("_")[-1]
-    } | {name: property_ for name, property_ in schema["properties"].items() if name == "embedding_format"}
+    """The fields that fit in a form or a query: all but pictures and embeddings; none may be null there."""
+    left_out = {*model.files.values(), "embeddings", "probe_embedding", "reference_embedding"}
+    return {name: _without_null(property_) for name, property_ in schema["properties"].items() if name not in left_out}
 
 
-def _form(model: type[RequestModel], schema: Schema, *, files: bool = True) -> Schema:
-    properties: Schema = {}
+def _form(model: type[RequestModel], schema: Schema) -> Schema:
+    files: Schema = {}
     for name, field in model.files.items():
-        many = schema["properties"][field].get("type") == "array"
-        if name == "files" or (name == "file" and many and files) or (not many and name == field):
-            one = _FILE if files else {"type": "string", "description": "Base64 or a URL."}
-            properties[name] = {"type": "array", "items": one} if name == "files" else one
-    required = [name for name in schema.get("required", []) if name not in set(model.files.values())]
+        if schema["properties"][field].get("type") != "array":
+            files |= {name: _FILE} if name == field else {}
+        elif name == "files":
+            files[name] = {"type": "array", "items": _FILE, "description": "The pictures. One may also be sent as `file`."}
+    required = [name for name in schema.get("required", []) if name not in model.files.values()]
     return {
         "type": "object",
-        "properties": properties | _options(model, schema),
+        "properties": files | _options(model, schema),
         "additionalProperties": False,
         **({"required": required} if required else {}),
     }
@@ -124,15 +119,12 @@ def _form(model: type[RequestModel], schema: Schema, *, files: bool = True) -> S
 def _parameter(name: str, property_: Schema) -> Schema:
     """A query parameter; only raw bodies and forms need it, so it is never required."""
     schema = {key: value for key, value in property_.items() if key != "description"}
-    if schema.get("type") == "object":
-        place: Schema = {"content": {JSON: {"schema": schema}}}
-    else:
-        place = {"schema": _without_null(schema)}
+    place: Schema = {"content": {JSON: {"schema": schema}}} if schema.get("type") == "object" else {"schema": schema}
     return {"name": name, "in": "query", "required": False, "description": property_.get("description", ""), **place}
 
 
 def _without_null(schema: Schema) -> Schema:
-    """A query cannot say null: an option that may be null is left out instead."""
+    """A form or query cannot say null: what may be null is left out instead."""
     kinds = [kind for kind in schema.get("anyOf", []) if kind.get("type") != "null"]
     if len(kinds) != 1:
         return schema

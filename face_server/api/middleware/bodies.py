@@ -29,10 +29,10 @@ class BodyLimits:
     and ``timeout_s`` is the longest silence between two pieces.
     """
 
-    max_bytes: int = 64 * 1024 * 1024
-    timeout_s: float = 30.0
-    max_buffered_bytes: int = 1024 * 1024 * 1024
-    max_streamed_bytes: int = 16 * 1024 * 1024 * 1024
+    max_bytes: int
+    timeout_s: float
+    max_buffered_bytes: int
+    max_streamed_bytes: int
 
 
 def is_streamed(scope: Scope) -> bool:
