@@ -101,7 +101,7 @@ class _Pen:
         # Faces of a crowd get smaller text, so that labels do not hide the neighbours.
         size_px = max(min(self._text_px, round(box.width * 0.3)), min(self._text_px, 11))
         width, height = self._extent(text, size_px)
-        left, top = self._point(box.x1, box.y1 - height if above else box.y2)
+        left, top = self._point(box.x1, box.y1 - height if above else box.y2 + self._line_px)
         if top < 0:
             top += height
         if top + height > self._height:
