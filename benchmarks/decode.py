@@ -41,7 +41,7 @@ def opencv(data: bytes) -> object:
 def enlarged(pixels: Pixels, width: int, height: int) -> Pixels:
     """The picture at another size, with noise so that its coefficients are those of a photo."""
     large = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.int16)
-    noise = np.random.default_rng(0).normal(0, 6, large.shape).astype(np.int16)
+    noise = np.asarray(np.random.default_rng(0).normal(0, 6, large.shape), np.int16)
     return np.asarray(np.clip(large + noise, 0, 255), np.uint8)
 
 
