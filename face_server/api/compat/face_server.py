@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Awaitable, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
@@ -49,6 +50,7 @@ BAD_REQUEST = "400 Bad Request: The browser (or proxy) sent a request that this 
 NO_CALLBACK = '299 face_server "no callback was sent: this version has none for added faces"'
 
 MAX_NAME_LENGTH = 256
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _PAGE = 1000
 _SMALL_LIST = 2000
@@ -244,8 +246,8 @@ def _name_of(fields: Mapping[str, str]) -> str:
     name = fields.get("face_name")
     if name is None:
         raise InvalidInput(BAD_REQUEST)
-    if not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():
-        raise InvalidInput(f"face_name must be 1 to {MAX_NAME_LENGTH} printable characters", field="face_name")
+    if not 0 < len(name) <= MAX_NAME_LENGTH or _CONTROL.search(name):
+        raise InvalidInput(f"face_name must be 1 to {MAX_NAME_LENGTH} characters without control characters", field="face_name")
     return name
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]  # ships no types
 from fastapi import Request, Response
 from pydantic import BaseModel, ValidationError
 

@@ -18,7 +18,6 @@ import logging
 import time
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, File, Request, Response
 from fastapi import Form as FormField
 from pydantic import BaseModel
@@ -50,11 +49,10 @@ from face_server.api.deps import ServicesDep
 from face_server.api.problems import responses
 from face_server.api.security import READ
 from face_server.api.services import Services
-from face_server.domain.alignment import CROP_SIZE_PX
-from face_server.domain.image import Image
 from face_server.domain.ports import AnalysisOptions, PaintOptions
 from face_server.errors import FaceServerError, InvalidInput
 from face_server.pipeline.intake import Extraction, Source
+from face_server.pipeline.self_test import self_test
 
 _log = logging.getLogger(__name__)
 
@@ -203,8 +201,14 @@ async def info(services: ServicesDep) -> dict[str, Any]:
 )
 async def health(services: ServicesDep) -> Response:
     """Run detection and embedding once and check the result. 500 if either does not work."""
-    if await _self_check(services):
+    options = AnalysisOptions(services.defaults.min_score, services.defaults.max_size_px, embed=False, quality=False)
+    try:
+        fault = await self_test(services.analyzer, options)
+    except FaceServerError as error:
+        fault = error.message
+    if fault is None:
         return Response(b'{"status":"ok"}', media_type="application/json")
+    _log.error("the self check failed: %s", fault)
     return Response(b'{"detail":"self check failed"}', status_code=500, media_type="application/json")
 
 
@@ -233,18 +237,3 @@ async def _draw(source: Source, body: BodyDraw, services: Services) -> Response:
         footer=f"faces: {len(faces)} ({services.detector.name})",
     )
     return Response(await services.painter.paint(reading.image, faces, paint), media_type="image/jpeg")
-
-
-async def _self_check(services: Services) -> bool:
-    """Whether a picture of nobody goes through detection, and a crop of nobody becomes a unit vector."""
-    ramp = np.linspace(0, 255, 2 * CROP_SIZE_PX, dtype=np.float32)
-    picture = np.ascontiguousarray(np.broadcast_to(ramp[:, None, None], (ramp.size, ramp.size, 3)).astype(np.uint8))
-    crop = Image.from_pixels(picture[::2, ::2].copy())
-    options = AnalysisOptions(services.defaults.min_score, services.defaults.max_size_px, embed=False, quality=False)
-    try:
-        await services.analyzer.analyze([Image.from_pixels(picture)], options)
-        (face,) = await services.analyzer.embed_crops([crop])
-    except FaceServerError as error:
-        _log.error("self check failed: %s", error.message)
-        return False
-    return face.embedding is not None and abs(float(np.linalg.norm(face.embedding.vector)) - 1.0) < 1e-3
