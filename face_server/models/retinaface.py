@@ -37,7 +37,7 @@ class RetinaFace:
     """Offsets from square priors, scaled by SSD's variances."""
 
     recipe = Recipe(
-        InputContract("images", Colour.RGB, mean=(123.0, 117.0, 104.0)),
+        InputContract("images", Colour.BGR, mean=(104.0, 117.0, 123.0)),
         ("boxes", "scores", "landmarks"),
     )
     min_score = 0.6
