@@ -62,7 +62,9 @@ async def embedding_of(values: list[float] | str | bytes, model: ModelId, codec:
     """
     try:
         if isinstance(values, list):
-            return Embedding.from_values(values, model)
+            # A number beyond float32 becomes infinity, which from_values refuses.
+            with np.errstate(over="ignore", invalid="ignore"):
+                return Embedding.from_values(values, model)
         return _from_bytes(values if isinstance(values, bytes) else await codec.decode_base64(values), model)
     except InvalidInput as error:
         raise InvalidInput(error.message, code="invalid_embedding", field=field) from error
@@ -72,7 +74,8 @@ def _from_bytes(data: bytes, model: ModelId) -> Embedding:
     expected = 4 * model.dimension
     if len(data) != expected:
         raise InvalidInput(f"an embedding of {model} has {model.dimension} float32 values in {expected} bytes, got {len(data)} bytes")
-    return Embedding.from_values(np.frombuffer(data, "<f4"), model)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return Embedding.from_values(np.frombuffer(data, "<f4"), model)
 
 
 def requested_model(text: str | None, own: ModelId) -> ModelId:

@@ -51,6 +51,10 @@ _CODE_OF_STATUS = {
 _PLACES = frozenset({"body", "query", "path", "header", "cookie"})
 
 
+# Pydantic also names the member of a union that it tried.
+_UNION_MEMBERS = frozenset({"str", "bytes", "float", "int", "bool"})
+
+
 class Problem(BaseModel):
     """A problem after RFC 9457: what went wrong, in one sentence, and which field is to blame."""
 
@@ -152,7 +156,7 @@ def field_path(parts: Sequence[str | int]) -> str:
     for part in parts:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part.isidentifier() or "-" in part:
+        elif (part.isidentifier() or "-" in part) and part not in _UNION_MEMBERS:
             path += f".{part}" if path else part
     return path
 
