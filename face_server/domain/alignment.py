@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -11,6 +12,9 @@ from face_server.domain.face import Detection
 from face_server.domain.image import Floats, Pixels
 
 CROP_SIZE_PX = 112
+
+_MAX_OVERSAMPLING = 8
+"""Bounds the work for faces of more than about 900 px; they keep a trace of aliasing."""
 
 ARCFACE_TEMPLATE: Floats = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)],
@@ -43,10 +47,21 @@ def similarity_transform(source: Floats, target: Floats) -> Floats:
 def aligned_crop(pixels: Pixels, landmarks: Floats) -> Pixels:
     """Warp the face at ``landmarks`` (5×2, in ``pixels``) onto the ArcFace template.
 
-    Returns 112×112×3 uint8 in the colour order of ``pixels``; bilinear, black outside the picture.
+    Returns 112×112×3 uint8 in the colour order of ``pixels``; black outside the picture. A face
+    larger than the crop is averaged, not sampled: sampling would alias, and the same face decoded
+    at half the size would get another embedding. Landmarks and template are points of the plane in
+    which pixel i covers [i, i + 1), so the crop does not depend on the size of the decode either.
     """
     matrix = similarity_transform(landmarks, ARCFACE_TEMPLATE)
-    crop = cv2.warpAffine(pixels, matrix, (CROP_SIZE_PX, CROP_SIZE_PX), flags=cv2.INTER_LINEAR)
+    scale = math.hypot(matrix[0, 0], matrix[1, 0])
+    oversampling = 1 if scale >= 1 else min(_MAX_OVERSAMPLING, math.ceil(1 / max(scale, 1e-6)))
+    matrix *= oversampling
+    # OpenCV counts from pixel centres: move the origin by half a pixel on both sides.
+    matrix[:, 2] += matrix[:, :2] @ np.array([0.5, 0.5], np.float32) - np.float32(0.5)
+    side = CROP_SIZE_PX * oversampling
+    crop = cv2.warpAffine(pixels, matrix, (side, side), flags=cv2.INTER_LINEAR)
+    if oversampling > 1:
+        crop = cv2.resize(crop, (CROP_SIZE_PX, CROP_SIZE_PX), interpolation=cv2.INTER_AREA)
     return np.asarray(crop, np.uint8)
 
 

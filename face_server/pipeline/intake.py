@@ -99,7 +99,8 @@ class Intake:
         return await self._each(sources, lambda source: self._embed_one(source, mirror=mirror))
 
     async def _extract_one(self, source: Source, options: AnalysisOptions) -> Extraction:
-        reading = await self.read(source, max_size_px=options.max_size_px)
+        # A scaled decode is enough to find faces; embeddings of small ones would differ from those of a full decode.
+        reading = await self.read(source, max_size_px=None if options.embed else options.max_size_px)
         started = time.perf_counter()
         (faces,) = await self._analyzer.analyze([reading.image], options)
         return Extraction(reading.image, tuple(faces), reading.took_ms, 1000 * (time.perf_counter() - started))
