@@ -47,14 +47,14 @@ def similarity_transform(source: Floats, target: Floats) -> Floats:
 def aligned_crop(pixels: Pixels, landmarks: Floats) -> Pixels:
     """Warp the face at ``landmarks`` (5×2, in ``pixels``) onto the ArcFace template.
 
-    Returns 112×112×3 uint8 in the colour order of ``pixels``; black outside the picture. A face
-    larger than the crop is averaged, not sampled: sampling would alias, and the same face decoded
-    at half the size would get another embedding. Landmarks and template are points of the plane in
+    Returns 112×112×3 uint8 in the colour order of ``pixels``; black outside the picture. A face of
+    more than 1.5 times the crop's size is averaged, not sampled: sampling would alias, and the same
+    face decoded at half the size would get another embedding. Landmarks and template are points of the plane in
     which pixel i covers [i, i + 1), so the crop does not depend on the size of the decode either.
     """
     matrix = similarity_transform(landmarks, ARCFACE_TEMPLATE)
     scale = math.hypot(matrix[0, 0], matrix[1, 0])
-    oversampling = 1 if scale >= 1 else min(_MAX_OVERSAMPLING, math.ceil(1 / max(scale, 1e-6)))
+    oversampling = min(_MAX_OVERSAMPLING, max(1, round(1 / max(scale, 1e-6))))
     matrix *= oversampling
     # OpenCV counts from pixel centres: move the origin by half a pixel on both sides.
     matrix[:, 2] += matrix[:, :2] @ np.array([0.5, 0.5], np.float32) - np.float32(0.5)
