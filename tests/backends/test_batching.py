@@ -120,6 +120,20 @@ class TestGathering:
         assert [answer["doubled"].shape for answer in answers] == [(1, 2), (1, 3), (1, 2), (1, 2)]
         assert sorted(batch_sizes(inner)) == [1, 1, 2]
 
+    async def test_oldest_shape_first(self, workers: Workers) -> None:
+        """Of several shapes that wait, the one whose first call came first goes first."""
+        inner = ScriptedBackend({"net": double})
+        backend = BatchingBackend(inner, {"net": BatchPolicy(max_batch=8, max_in_flight=1)}, workers)
+        widths = [9, 3, 7, 1, 5]
+        tasks = []
+        inner.block()
+        for width in widths:
+            tasks.append(asyncio.create_task(backend.infer("net", rows(1, width=width))))
+            await asyncio.sleep(0.001)
+        inner.release()
+        await asyncio.gather(*tasks)
+        assert [call.inputs["rows"].shape[1] for call in inner.calls] == widths
+
     async def test_large_calls_are_split(self, workers: Workers) -> None:
         """A call of more rows than max_batch is split and its answer put together in order."""
         inner = ScriptedBackend({"net": double})
@@ -256,9 +270,11 @@ class TestCancelling:
             await settle()
             for task in leaving:
                 task.cancel()
-            await asyncio.gather(*leaving, return_exceptions=True)
+            answers = await asyncio.gather(*leaving, return_exceptions=True)
+            assert all(isinstance(answer, asyncio.CancelledError) for answer in answers)
         inner.release()
         await first
+        await settle()
         assert batch_sizes(inner) == [1]
 
     async def test_neighbours_are_not_disturbed(self, workers: Workers) -> None:
