@@ -12,17 +12,14 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
-import onnx
-
-from face_server.domain.network import Network, TensorSpec
+from face_server.domain.network import Network
 from face_server.errors import Conflict, InvalidInput, WeightsError
 from face_server.models.catalog import CATALOG, CatalogEntry, entry_of
-from face_server.models.contract import Task
-from face_server.models.families import family_of, task_of
-from face_server.models.graphs.check import check_equal
-from face_server.models.graphs.prepare import RECIPE, prepare, tensor_specs
+from face_server.models.families import family_of
+from face_server.models.prepared import PREPARED, SIDECAR, digest_mismatch, is_prepared, load_network, prepared_fault, write_prepared
 from face_server.models.sources import Progress, fetch, find_local, sha256_of, silent
 
+_PUBLISHED = "weights.onnx"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -74,12 +71,12 @@ class WeightsStore:
         unknown name, WeightsError saying what to do otherwise.
         """
         entry = self.entry(name)
-        if not self._is_prepared(entry):
+        if not is_prepared(entry, self._folder(entry)):
             source = self._intact_source(entry)
             if source is None:
                 raise WeightsError(self._absence(entry))
             self._install(entry, source, silent)
-        return self._load(entry)
+        return load_network(entry, self._folder(entry))
 
     def pull(self, name: str, progress: Progress = silent) -> Network:
         """Make the network called ``name`` ready, downloading it where no folder has it.
@@ -88,9 +85,9 @@ class WeightsStore:
         failed.
         """
         entry = self.entry(name)
-        if self._is_prepared(entry) and self._digest_fault(entry) is None:
+        if is_prepared(entry, self._folder(entry)) and self._digest_fault(entry) is None:
             progress("ready", entry.size_bytes, entry.size_bytes)
-            return self._load(entry)
+            return load_network(entry, self._folder(entry))
         progress("search", 0, entry.size_bytes)
         source = self._intact_source(entry)
         if source is not None:
@@ -98,7 +95,7 @@ class WeightsStore:
         else:
             self._download(entry, progress)
         progress("ready", entry.size_bytes, entry.size_bytes)
-        return self._load(entry)
+        return load_network(entry, self._folder(entry))
 
     def install(self, name: str, file: Path) -> Network:
         """Make the network called ``name`` ready from ``file``, for weights that nobody may hand out.
@@ -109,7 +106,7 @@ class WeightsStore:
         if not file.is_file():
             raise WeightsError(f"{file} is not a file")
         self._install(entry, file, silent)
-        return self._load(entry)
+        return load_network(entry, self._folder(entry))
 
     def add(self, name: str, file: Path, family: str, *, licence: str = "unknown", commercial_use: bool = False) -> Network:
         """Add a user's own weight ``file`` as ``name``; it stays in the catalogue of this folder.
@@ -130,7 +127,7 @@ class WeightsStore:
         entries = [asdict(other) for other in (*self._added().values(), entry)]
         with self._writing(self._added_file) as temporary:
             temporary.write_text(json.dumps(entries, indent=2, ensure_ascii=False))
-        return self._load(entry)
+        return load_network(entry, self._folder(entry))
 
     def remove(self, name: str) -> None:
         """Delete the files of ``name``; a network that a user added leaves the catalogue too."""
@@ -150,7 +147,7 @@ class WeightsStore:
         return tuple(status for status in self.list() if status.state is WeightsState.CORRUPT)
 
     def _status(self, entry: CatalogEntry) -> WeightsStatus:
-        if not (self._folder(entry) / "weights.onnx").exists():
+        if not (self._folder(entry) / _PUBLISHED).exists():
             if find_local(entry, self._search_paths) is not None:
                 return WeightsStatus(entry, WeightsState.READY)
             return WeightsStatus(entry, WeightsState.MISSING, self._absence(entry))
@@ -165,20 +162,15 @@ class WeightsStore:
 
     def _digest_fault(self, entry: CatalogEntry) -> str | None:
         """What is wrong with the published or the prepared file on disk, as a sentence."""
-        source = self._folder(entry) / "weights.onnx"
+        source = self._folder(entry) / _PUBLISHED
         digest = sha256_of(source) if source.is_file() else "nothing"
         if digest != entry.sha256:
-            return _mismatch(f"weight file of {entry.name} is not the published one", entry.sha256, digest)
-        if self._is_prepared(entry):
-            expected = self._sidecar(entry)["prepared_sha256"]
-            actual = sha256_of(self._folder(entry) / "prepared.onnx")
-            if actual != expected:
-                return _mismatch(f"prepared network of {entry.name} was altered", str(expected), actual)
-        return None
+            return digest_mismatch(f"weight file of {entry.name} is not the published one", entry.sha256, digest)
+        return prepared_fault(entry, self._folder(entry))
 
     def _intact_source(self, entry: CatalogEntry) -> Path | None:
         """The published file, in its own folder or in a search folder."""
-        own = self._folder(entry) / "weights.onnx"
+        own = self._folder(entry) / _PUBLISHED
         if own.is_file() and sha256_of(own) == entry.sha256:
             return own
         return find_local(entry, self._search_paths)
@@ -200,64 +192,20 @@ class WeightsStore:
         raise WeightsError(f"the weights of {entry.name} could not be fetched: {'; '.join(reasons)}")
 
     def _install(self, entry: CatalogEntry, file: Path, progress: Progress) -> None:
-        """Check ``file``, copy it into place, prepare the network and record its digest last."""
+        """Check ``file``, copy it into place and prepare the network; the record of its digest is last."""
         progress("check", 0, entry.size_bytes)
         data = file.read_bytes()
         folder = self._folder(entry)
         with self._scratch(entry) as scratch:
-            copy = scratch / "weights.onnx"
+            copy = scratch / _PUBLISHED
             copy.write_bytes(data)
             digest = sha256_of(copy)
             if digest != entry.sha256:
-                raise WeightsError(_mismatch(f"weight file of {entry.name} is not the published one", entry.sha256, digest))
+                raise WeightsError(digest_mismatch(f"weight file of {entry.name} is not the published one", entry.sha256, digest))
             progress("prepare", 0, entry.size_bytes)
-            sidecar = self._prepare(entry, data, scratch / "prepared.onnx")
-            (scratch / "prepared.json").write_text(json.dumps(sidecar, indent=2))
-            for name in ("weights.onnx", "prepared.onnx", "prepared.json"):
-                (scratch / name).replace(folder / name)
-
-    def _prepare(self, entry: CatalogEntry, data: bytes, target: Path) -> dict[str, object]:
-        recipe = family_of(entry.family).recipe
-        what = f"the file of {entry.name}"
-        prepared = prepare(data, recipe, what)
-        shapes = check_equal(data, prepared, recipe, what)
-        graph = onnx.load_model_from_string(prepared).graph
-        outputs = tensor_specs(list(graph.output))
-        if task_of(entry.family) is Task.EMBEDDER:
-            if len(shapes[0]) != 2:
-                raise WeightsError(f"{what} must give one feature vector a face, it gives {shapes[0]} for two")
-            outputs = (TensorSpec(outputs[0].name, outputs[0].dtype, (None, shapes[0][1])),)
-        target.write_bytes(prepared)
-        return {
-            "recipe": _recipe_of(entry),
-            "weights_sha256": entry.sha256,
-            "prepared_sha256": sha256_of(target),
-            "inputs": [asdict(spec) for spec in tensor_specs(list(graph.input))],
-            "outputs": [asdict(spec) for spec in outputs],
-        }
-
-    def _is_prepared(self, entry: CatalogEntry) -> bool:
-        """Whether a network prepared from these weights by this recipe is on disk."""
-        if not (self._folder(entry) / "prepared.onnx").is_file():
-            return False
-        sidecar = self._sidecar(entry)
-        return sidecar.get("recipe") == _recipe_of(entry) and sidecar.get("weights_sha256") == entry.sha256
-
-    def _load(self, entry: CatalogEntry) -> Network:
-        sidecar = self._sidecar(entry)
-        path = self._folder(entry) / "prepared.onnx"
-        digest = sha256_of(path)
-        if digest != sidecar["prepared_sha256"]:
-            reason = _mismatch(f"prepared network of {entry.name} was altered", str(sidecar["prepared_sha256"]), digest)
-            raise WeightsError(f"{reason}; repair it with: face-server models pull {entry.name}")
-        return Network(entry.name, path, _specs(sidecar["inputs"]), _specs(sidecar["outputs"]))
-
-    def _sidecar(self, entry: CatalogEntry) -> dict[str, object]:
-        try:
-            content = json.loads((self._folder(entry) / "prepared.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+            write_prepared(entry, data, scratch)
+            for part in (copy, scratch / PREPARED, scratch / SIDECAR):
+                part.replace(folder / part.name)
 
     def _added(self) -> dict[str, CatalogEntry]:
         if not self._added_file.is_file():
@@ -292,17 +240,3 @@ class WeightsStore:
                 temporary.replace(path)
         except OSError as error:
             raise WeightsError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def _recipe_of(entry: CatalogEntry) -> object:
-    """What a prepared file depends on beside the weights, as JSON gives it back."""
-    return json.loads(json.dumps({"version": RECIPE, **asdict(family_of(entry.family).recipe)}))
-
-
-def _mismatch(what: str, expected: str, actual: str) -> str:
-    return f"the {what}: expected sha256 {expected}, found {actual}"
-
-
-def _specs(items: object) -> tuple[TensorSpec, ...]:
-    assert isinstance(items, list)
-    return tuple(TensorSpec(item["name"], item["dtype"], tuple(item["shape"])) for item in items)
