@@ -23,7 +23,8 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import orjson
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, Request, Response
+from starlette.exceptions import HTTPException
 
 from face_server.api.deps import ServicesDep
 from face_server.api.examples import PICTURE_BASE64

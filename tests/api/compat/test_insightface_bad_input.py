@@ -6,7 +6,6 @@ import base64
 import json
 import struct
 import zlib
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -33,12 +32,6 @@ def huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(header)) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
 
-@pytest.fixture(scope="module")
-def photo(shared: Path) -> bytes:
-    """A photo of one person."""
-    return (shared / "data" / "photos" / "people" / "biden" / "biden.jpg").read_bytes()
-
-
 def assert_clean(sentence: str) -> None:
     """One sentence, with nothing of the inside in it."""
     assert sentence
@@ -48,17 +41,17 @@ def assert_clean(sentence: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["empty", "truncated", "text", "huge", "not base64", "nothing in it"])
-async def test_bad_picture_is_a_failed_entry(client: httpx.AsyncClient, photo: bytes, kind: str) -> None:
+async def test_bad_picture_is_a_failed_entry(client: httpx.AsyncClient, biden: bytes, kind: str) -> None:
     """Every kind of bad picture fails alone, with a sentence, and the picture beside it is served."""
     bad = {
         "empty": "",
-        "truncated": text(photo[: len(photo) // 2]),
+        "truncated": text(biden[: len(biden) // 2]),
         "text": text(b"hello"),
         "huge": text(huge_png()),
         "not base64": "!!! no base64 !!!",
         "nothing in it": "data:image/jpeg;base64,",
     }[kind]
-    reply = await client.post("/extract", json={"images": {"data": [bad, text(photo)]}})
+    reply = await client.post("/extract", json={"images": {"data": [bad, text(biden)]}})
     assert reply.status_code == 200
     failed, good = reply.json()["data"]
     assert failed["status"] == "failed"
@@ -105,9 +98,9 @@ async def test_private_addresses_are_refused(client: httpx.AsyncClient, url: str
     assert "public" in failed["traceback"] or "allowed" in failed["traceback"]
 
 
-async def test_urls_win_over_data(client: httpx.AsyncClient, photo: bytes) -> None:
+async def test_urls_win_over_data(client: httpx.AsyncClient, biden: bytes) -> None:
     """Where both are sent, the addresses are used and the data is not."""
-    reply = await client.post("/extract", json={"images": {"urls": ["nowhere"], "data": [text(photo), text(photo)]}})
+    reply = await client.post("/extract", json={"images": {"urls": ["nowhere"], "data": [text(biden), text(biden)]}})
     assert [image["status"] for image in reply.json()["data"]] == ["failed"]
 
 
@@ -177,15 +170,15 @@ async def test_too_many_pictures(client: httpx.AsyncClient, services: Services) 
     assert str(services.intake.limits.max_images) in reply.json()["detail"]
 
 
-async def test_unknown_fields_are_ignored(client: httpx.AsyncClient, photo: bytes) -> None:
+async def test_unknown_fields_are_ignored(client: httpx.AsyncClient, biden: bytes) -> None:
     """Fields of other versions do not matter."""
-    reply = await client.post("/extract", json={"images": {"data": [text(photo)]}, "use_gpu": True, "embed_only": None})
+    reply = await client.post("/extract", json={"images": {"data": [text(biden)]}, "use_gpu": True, "embed_only": None})
     assert reply.status_code == 200
 
 
-async def test_content_type_may_be_missing(client: httpx.AsyncClient, photo: bytes) -> None:
+async def test_content_type_may_be_missing(client: httpx.AsyncClient, biden: bytes) -> None:
     """A body without a content type is JSON."""
-    reply = await client.post("/extract", content=json.dumps({"images": {"data": [text(photo)]}}).encode())
+    reply = await client.post("/extract", content=json.dumps({"images": {"data": [text(biden)]}}).encode())
     assert reply.status_code == 200
 
 

@@ -93,9 +93,8 @@ async def session(app: FastAPI) -> AsyncIterator[IfrSession]:
 
 
 @pytest.fixture(scope="module")
-def photos(shared: Path) -> list[bytes]:
+def photos(people: Path) -> list[bytes]:
     """Two photos of one person each."""
-    people = shared / "data" / "photos" / "people"
     return [(people / name).read_bytes() for name in ("obama/obama.jpg", "biden/biden.jpg")]
 
 
@@ -129,10 +128,10 @@ async def test_asynchronous_client_sends_many_at_once(session: IfrSession, photo
     assert float(np.dot(vectors[0], vectors[1])) < 0.5
 
 
-async def test_paths_mode_reads_no_files(session: IfrSession, shared: Path) -> None:
+async def test_paths_mode_reads_no_files(session: IfrSession, people: Path) -> None:
     """``mode='paths'`` with paths, which the old server read from its disk, is refused picture by picture."""
     async with httpx.AsyncClient() as http:
-        path = str(shared / "data" / "photos" / "people" / "obama" / "obama.jpg")
+        path = str(people / "obama" / "obama.jpg")
         answer = session.read(await http.post(**session.request([path, "test_images/lumia.jpg"], "paths")))
     assert [image["status"] for image in answer["data"]] == ["failed", "failed"]
     assert all("http" in image["traceback"] for image in answer["data"])

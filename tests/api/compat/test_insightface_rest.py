@@ -26,21 +26,9 @@ NOT_INSTALLED = {"gender": None, "age": None, "mask": None, "mask_probs": None}
 
 
 @pytest.fixture(scope="module")
-def scenes(shared: Path) -> Path:
-    """Photos with one to six faces."""
-    return shared / "data" / "photos" / "scenes"
-
-
-@pytest.fixture(scope="module")
 def six_faces(scenes: Path) -> bytes:
     """A photo of six people."""
     return (scenes / "friends_six_faces.jpg").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def one_face(shared: Path) -> bytes:
-    """A photo of one person."""
-    return (shared / "data" / "photos" / "people" / "biden" / "biden.jpg").read_bytes()
 
 
 def text(data: bytes) -> str:
@@ -84,11 +72,11 @@ async def test_current_form(client: httpx.AsyncClient, six_faces: bytes) -> None
     assert scores == sorted(scores, reverse=True)
 
 
-async def test_boxes_are_pixels_of_the_picture(client: httpx.AsyncClient, one_face: bytes) -> None:
+async def test_boxes_are_pixels_of_the_picture(client: httpx.AsyncClient, biden: bytes) -> None:
     """A picture sent at double size has its box at double coordinates, and says at what scale detection saw it."""
-    pixels = cv2.imdecode(np.frombuffer(one_face, np.uint8), cv2.IMREAD_COLOR)
+    pixels = cv2.imdecode(np.frombuffer(biden, np.uint8), cv2.IMREAD_COLOR)
     doubled = cv2.imencode(".png", cv2.resize(pixels, None, fx=2, fy=2))[1].tobytes()
-    answer = await extract(client, one_face, doubled)
+    answer = await extract(client, biden, doubled)
     small, large = (image["faces"][0] for image in answer["data"])
     np.testing.assert_allclose(np.array(large["bbox"]), 2 * np.array(small["bbox"]), atol=0.06 * large["size"])
     long_side = max(pixels.shape[:2])
@@ -96,9 +84,9 @@ async def test_boxes_are_pixels_of_the_picture(client: httpx.AsyncClient, one_fa
     assert large["scale"] == pytest.approx(min(1, 640 / (2 * long_side)))
 
 
-async def test_landmarks_and_face_data(client: httpx.AsyncClient, one_face: bytes) -> None:
+async def test_landmarks_and_face_data(client: httpx.AsyncClient, biden: bytes) -> None:
     """Landmarks are five integer points inside the box; face data is the aligned crop as base64 JPEG."""
-    answer = await extract(client, one_face, return_landmarks=True, return_face_data=True)
+    answer = await extract(client, biden, return_landmarks=True, return_face_data=True)
     (face,) = answer["data"][0]["faces"]
     assert list(face) == ["bbox", "landmarks", "prob", "num_det", "scale", "facedata", *CURRENT_KEYS[4:]]
     assert np.shape(face["landmarks"]) == (5, 2)
@@ -110,30 +98,30 @@ async def test_landmarks_and_face_data(client: httpx.AsyncClient, one_face: byte
     assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).shape == (112, 112, 3)
 
 
-async def test_keys_without_embedding(client: httpx.AsyncClient, one_face: bytes) -> None:
+async def test_keys_without_embedding(client: httpx.AsyncClient, biden: bytes) -> None:
     """With nothing but detection asked for, the embedding's keys are absent; with attributes asked for they are null."""
-    bare = await extract(client, one_face, extract_embedding=False)
+    bare = await extract(client, biden, extract_embedding=False)
     assert list(bare["data"][0]["faces"][0]) == DETECTION_KEYS
-    attributes = await extract(client, one_face, extract_embedding=False, extract_ga=True, detect_masks=True)
+    attributes = await extract(client, biden, extract_embedding=False, extract_ga=True, detect_masks=True)
     face = attributes["data"][0]["faces"][0]
     assert list(face) == CURRENT_KEYS
     assert face["norm"] is None
     assert face["vec"] is None
-    crop = await extract(client, one_face, extract_embedding=False, return_face_data=True)
+    crop = await extract(client, biden, extract_embedding=False, return_face_data=True)
     assert list(crop["data"][0]["faces"][0]) == ["bbox", "prob", "num_det", "scale", "facedata", "size"]
 
 
-async def test_verbose_timings(client: httpx.AsyncClient, one_face: bytes) -> None:
+async def test_verbose_timings(client: httpx.AsyncClient, biden: bytes) -> None:
     """The stages' timings appear only when asked for."""
-    took = (await extract(client, one_face, verbose_timings=True))["took"]
+    took = (await extract(client, biden, verbose_timings=True))["took"]
     assert list(took) == ["total_ms", "read_imgs_ms", "embed_all_ms"]
     assert took["total_ms"] >= took["read_imgs_ms"] > 0
     assert took["embed_all_ms"] > 0
 
 
-async def test_failed_picture_fails_alone(client: httpx.AsyncClient, one_face: bytes) -> None:
+async def test_failed_picture_fails_alone(client: httpx.AsyncClient, biden: bytes) -> None:
     """A picture that cannot be read is a failed entry with one sentence, between pictures that worked."""
-    answer = await extract(client, one_face, b"no picture at all", one_face)
+    answer = await extract(client, biden, b"no picture at all", biden)
     first, failed, last = answer["data"]
     assert first["faces"][0]["bbox"] == last["faces"][0]["bbox"]
     assert list(failed) == ["status", "took_ms", "faces", "traceback"]
@@ -154,12 +142,12 @@ async def test_limit_faces_keeps_the_largest(client: httpx.AsyncClient, six_face
     assert areas == all_areas[:3]
 
 
-async def test_min_face_size_keeps_faces_with_their_picture(client: httpx.AsyncClient, six_faces: bytes, one_face: bytes) -> None:
+async def test_min_face_size_keeps_faces_with_their_picture(client: httpx.AsyncClient, six_faces: bytes, biden: bytes) -> None:
     """Small faces are dropped from their own picture, whatever the others of the request hold."""
-    alone = [(await extract(client, picture))["data"][0]["faces"] for picture in (six_faces, one_face)]
+    alone = [(await extract(client, picture))["data"][0]["faces"] for picture in (six_faces, biden)]
     sizes = sorted(face["size"] for face in alone[0])
     limit = sizes[3] + 1
-    together = (await extract(client, six_faces, one_face, six_faces, min_face_size=limit))["data"]
+    together = (await extract(client, six_faces, biden, six_faces, min_face_size=limit))["data"]
     assert [face["bbox"] for face in together[0]["faces"]] == [face["bbox"] for face in alone[0] if face["size"] >= limit]
     assert 0 < len(together[0]["faces"]) < 6
     assert [face["bbox"] for face in together[1]["faces"]] == [face["bbox"] for face in alone[1]]
@@ -196,9 +184,9 @@ async def test_early_form(client: httpx.AsyncClient, six_faces: bytes) -> None:
     assert all(isinstance(value, float) for point in face["landmarks"] for value in point)
 
 
-async def test_second_version_is_the_current_form(client: httpx.AsyncClient, one_face: bytes) -> None:
+async def test_second_version_is_the_current_form(client: httpx.AsyncClient, biden: bytes) -> None:
     """``api_ver`` 2 answers in the current form."""
-    answer = await extract(client, one_face, api_ver="2")
+    answer = await extract(client, biden, api_ver="2")
     assert list(answer) == ["took", "data"]
     assert list(answer["data"][0]["faces"][0]) == CURRENT_KEYS
 
@@ -214,9 +202,9 @@ async def test_max_size(client: httpx.AsyncClient, six_faces: bytes) -> None:
     assert ignored["scale"] == pytest.approx(min(1, 640 / long_side))
 
 
-async def test_embed_only(client: httpx.AsyncClient, one_face: bytes) -> None:
+async def test_embed_only(client: httpx.AsyncClient, biden: bytes) -> None:
     """``embed_only`` has its own form; the crop that was returned embeds to what the picture embedded to."""
-    whole = (await extract(client, one_face, return_face_data=True))["data"][0]["faces"][0]
+    whole = (await extract(client, biden, return_face_data=True))["data"][0]["faces"][0]
     crop = base64.b64decode(whole["facedata"])
     answer = await extract(client, crop, b"broken", embed_only=True)
     assert list(answer) == ["took_ms", "data", "status"]
@@ -240,14 +228,14 @@ async def test_embed_only(client: httpx.AsyncClient, one_face: bytes) -> None:
     np.testing.assert_allclose(early[0][0]["vec"], face["vec"], atol=1e-6)
 
 
-async def test_every_way_in_gives_the_same_embedding(client: httpx.AsyncClient, one_face: bytes) -> None:
+async def test_every_way_in_gives_the_same_embedding(client: httpx.AsyncClient, biden: bytes) -> None:
     """JSON, a data: prefix, msgpack with bytes and the early form embed one picture to one vector."""
-    by_json = (await extract(client, one_face))["data"][0]["faces"][0]["vec"]
-    prefixed = await client.post("/extract", json={"images": {"data": [f"data:image/jpeg;base64,{text(one_face)}"]}})
-    early = await extract(client, one_face, api_ver="1")
+    by_json = (await extract(client, biden))["data"][0]["faces"][0]["vec"]
+    prefixed = await client.post("/extract", json={"images": {"data": [f"data:image/jpeg;base64,{text(biden)}"]}})
+    early = await extract(client, biden, api_ver="1")
     packed = await client.post(
         "/extract",
-        content=msgpack.packb({"images": {"data": [one_face, text(one_face)]}}),
+        content=msgpack.packb({"images": {"data": [biden, text(biden)]}}),
         headers={"content-type": "application/msgpack", "accept": "application/x-msgpack"},
     )
     unpacked = msgpack.unpackb(packed.content)["data"]
@@ -273,10 +261,10 @@ async def test_every_way_in_gives_the_same_embedding(client: httpx.AsyncClient, 
     ],
 )
 async def test_msgpack_negotiation(
-    client: httpx.AsyncClient, one_face: bytes, content_type: str, accept: str | None, field: bool, packed: bool
+    client: httpx.AsyncClient, biden: bytes, content_type: str, accept: str | None, field: bool, packed: bool
 ) -> None:
     """The content type decides how the body is read; the field or the Accept header, which may be missing, how it is answered."""
-    body = {"images": {"data": [text(one_face)]}, "msgpack": field, "extract_embedding": False}
+    body = {"images": {"data": [text(biden)]}, "msgpack": field, "extract_embedding": False}
     content = msgpack.packb(body) if "msgpack" in content_type else json.dumps(body).encode()
     request = client.build_request("POST", "/extract", content=content, headers={"content-type": content_type})
     del request.headers["accept"]
@@ -289,9 +277,9 @@ async def test_msgpack_negotiation(
     assert list(answer["data"][0]["faces"][0]) == DETECTION_KEYS
 
 
-async def test_msgpack_floats_are_single_precision(client: httpx.AsyncClient, one_face: bytes) -> None:
+async def test_msgpack_floats_are_single_precision(client: httpx.AsyncClient, biden: bytes) -> None:
     """An answer in msgpack carries 32-bit floats: five bytes a value of the embedding."""
-    reply = await client.post("/extract", json={"images": {"data": [text(one_face)]}, "msgpack": True})
+    reply = await client.post("/extract", json={"images": {"data": [text(biden)]}, "msgpack": True})
     face = msgpack.unpackb(reply.content)["data"][0]["faces"][0]
     start = reply.content.index(b"\xa3vec") + 4
     head = 3 if len(face["vec"]) > 15 else 1
@@ -351,9 +339,9 @@ async def test_draw_options(client: httpx.AsyncClient, six_faces: bytes) -> None
     assert len(pictures) == 6
 
 
-async def test_draw_takes_msgpack(client: httpx.AsyncClient, one_face: bytes) -> None:
+async def test_draw_takes_msgpack(client: httpx.AsyncClient, biden: bytes) -> None:
     """A drawing may be asked for with raw bytes in msgpack."""
-    body = msgpack.packb({"images": {"data": [one_face]}})
+    body = msgpack.packb({"images": {"data": [biden]}})
     reply = await client.post("/draw_detections", content=body, headers={"content-type": "application/msgpack"})
     assert reply.status_code == 200
     assert reply.headers["content-type"] == "image/jpeg"
