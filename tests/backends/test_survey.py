@@ -28,10 +28,10 @@ async def test_ranks_by_speed() -> None:
     networks = [network("detect"), network("embed")]
     rows = await survey({"slow": slow, "fast": fast}, networks, concurrency=2, seconds=0.8, size_px=64)
     assert [row.backend for row in rows] == ["fast", "slow"]
-    # Two callers and 10 ms a call are 200 calls a second of one network, or 100 of both.
-    assert rows[0].rates["detect"] == pytest.approx(200, rel=0.3)
-    assert rows[0].passes_per_s == pytest.approx(100, rel=0.3)
-    assert rows[0].ratio == pytest.approx(4, rel=0.3)
+    # Two callers and 10 ms a call are 200 calls a second of one network, or 100 of both; a busy machine makes fewer.
+    assert 80 < rows[0].rates["detect"] <= 202
+    assert 40 < rows[0].passes_per_s <= 101
+    assert 2 < rows[0].ratio < 8
     assert rows[1].ratio == 1.0
     assert verdict(rows).startswith("fast is fastest here: ")
     assert verdict(rows).endswith(" × slow")
