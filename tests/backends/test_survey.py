@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from face_server.backends.onnx import OnnxOptions
 from face_server.backends.scripted import ScriptedBackend
