@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from face_server.app import openapi_document
+from face_server.app import create_app
 from face_server.models.catalog import CATALOG, READY_DEFAULTS
 from face_server.settings import ENV_PREFIX, Settings
 
@@ -40,10 +40,11 @@ def models_table() -> str:
 def endpoints_tables() -> str:
     """Every endpoint of the OpenAPI document, grouped by its tag."""
     groups: dict[str, list[str]] = {}
-    for path, operations in openapi_document()["paths"].items():
+    for path, operations in create_app(Settings()).openapi()["paths"].items():
         for method, operation in operations.items():
             tag = operation.get("tags", ["other"])[0]
-            groups.setdefault(tag, []).append(f"| `{method.upper()} {path}` | {operation.get('summary', '')} |")
+            described = (operation.get("description") or operation["summary"]).partition("\n\n")[0]
+            groups.setdefault(tag, []).append(f"| `{method.upper()} {path}` | {' '.join(described.split())} |")
     return "\n\n".join("\n".join([f"### {tag}", "", "| endpoint | what it does |", "|---|---|", *rows]) for tag, rows in groups.items())
 
 
@@ -106,6 +107,8 @@ def _bounds(info: FieldInfo) -> str:
         for bound in info.metadata
         if isinstance(bound, kind)
     ]
+    choices = [f"`{choice}`" for choice in get_args(info.annotation)] if get_origin(info.annotation) is Literal else []
+    parts += [f"one of {', '.join(choices)}"] if choices else []
     return f" ({', '.join(parts)})" if parts else ""
 
 

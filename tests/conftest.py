@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -125,16 +125,27 @@ class Served:
 
 
 @pytest.fixture
-def server(data: Path, face_server: Command) -> Iterator[Served]:
-    """``face-server serve`` on a free port, with ``data`` as its folder; it takes requests."""
-    line = face_server.line("serve", "--port", "0", "--data", data)
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=face_server.environment()) as process:
-        assert process.stdout is not None
-        welcome = process.stdout.readline()
-        address = re.search(r"http://127\.0\.0\.1:\d+", welcome)
-        if address is None:
-            process.kill()
-            pytest.fail(f"the server did not start: {welcome}{process.communicate()[1]}")
-        yield Served(process, address.group())
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+def server_with(data: Path, face_server: Command) -> Iterator[Callable[..., Served]]:
+    """Starts ``face-server serve`` on a free port with ``data`` as its folder, and more options; ended after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def serve(*options: str) -> Served:
+            line = face_server.line("serve", "--port", "0", "--data", data, *options)
+            pipe = subprocess.PIPE
+            process = stack.enter_context(subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, env=face_server.environment()))
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            welcome = process.stdout.readline()
+            address = re.search(r"http://127\.0\.0\.1:\d+", welcome)
+            if address is None:
+                process.kill()
+                pytest.fail(f"the server did not start: {welcome}{process.communicate()[1]}")
+            return Served(process, address.group())
+
+        yield serve
+
+
+@pytest.fixture
+def server(server_with: Callable[..., Served]) -> Served:
+    """A server without further options."""
+    return server_with()

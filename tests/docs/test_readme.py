@@ -63,7 +63,7 @@ def test_its_curl_finds_the_faces(photo, server):
     """The command line, pasted into a shell, prints InsightFace-REST's answer."""
     script = block("sh", "curl").replace("http://127.0.0.1:18081", server.address)
     ended = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=photo, capture_output=True, text=True, check=True)
-    assert ended.stdout.count('"vec"') == 2
+    assert ended.stdout.count('"vec"') == 3
 
 
 def test_its_python_finds_the_faces(photo, server):
@@ -71,7 +71,7 @@ def test_its_python_finds_the_faces(photo, server):
     script = block("python", "httpx").replace("http://127.0.0.1:18081", server.address)
     ended = subprocess.run([sys.executable, "-c", script], cwd=photo, capture_output=True, text=True, check=True)
     lines = ended.stdout.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert all(line.endswith(" 128") for line in lines)
 
 

@@ -1,0 +1,1 @@
+"""What `face-server` does, one group of commands a file."""
