@@ -94,7 +94,10 @@ def create_api(
 
 
 def _middleware(options: ApiOptions, metrics: Metrics) -> list[Middleware]:
-    """Outermost first: a refused request costs nothing, and a slow body takes nobody's turn."""
+    """Outermost first: a refused request costs nothing, and a slow body takes nobody's turn.
+
+    CORS stands before the layer that answers errors, so that pages can read them.
+    """
     admission = Admission(options.max_concurrent_requests, options.max_waiting_requests, metrics)
     bodies = BodyLimits(options.max_body_bytes, options.body_timeout_s, options.max_buffered_bytes, options.max_import_bytes)
     cors = (
@@ -111,8 +114,8 @@ def _middleware(options: ApiOptions, metrics: Metrics) -> list[Middleware]:
         else []
     )
     return [
-        Middleware(Observation, metrics=metrics),
         *cors,
+        Middleware(Observation, metrics=metrics),
         Middleware(House, admission=admission),
         Middleware(Bodies, limits=bodies),
         Middleware(Cancellation),

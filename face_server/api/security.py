@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from face_server.api.deps import ServicesDep
@@ -25,7 +25,6 @@ def requires(role: Role) -> Callable[..., Awaitable[None]]:
     """
 
     async def check(
-        request: Request,
         services: ServicesDep,
         header: Annotated[str | None, Security(_key_header)] = None,
         bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None,
@@ -40,7 +39,6 @@ def requires(role: Role) -> Callable[..., Awaitable[None]]:
             raise AccessDenied("the API key is unknown or revoked", authenticated=False)
         if not key.role.allows(role):
             raise AccessDenied(f"this route needs the role {role.value!r}, the API key has {key.role.value!r}", authenticated=True)
-        request.state.api_key_name = key.label
 
     return check
 
