@@ -59,16 +59,22 @@ def boxes_iou(boxes: Floats, box: Floats) -> Floats:
     return result
 
 
-def non_maximum_suppression(boxes: Floats, scores: Floats, max_iou: float) -> NDArray[np.intp]:
-    """Greedy suppression: indices of the kept boxes, highest score first.
+def suppression_groups(boxes: Floats, scores: Floats, max_iou: float) -> list[NDArray[np.intp]]:
+    """Greedy suppression: per kept box its index, then those of the boxes it suppressed.
 
-    A box is dropped when it overlaps a kept one by more than ``max_iou``. Equal scores keep the
-    order of the input.
+    A box is suppressed by the highest-scored kept box that it overlaps by more than ``max_iou``.
+    Groups come highest score first; equal scores keep the order of the input.
     """
     order = np.argsort(-scores, kind="stable")
-    kept: list[int] = []
+    groups: list[NDArray[np.intp]] = []
     while order.size:
-        best, order = order[0], order[1:]
-        kept.append(int(best))
-        order = order[boxes_iou(boxes[order], boxes[best]) <= max_iou]
-    return np.array(kept, np.intp)
+        covered = boxes_iou(boxes[order], boxes[order[0]]) > max_iou
+        covered[0] = True
+        groups.append(order[covered])
+        order = order[~covered]
+    return groups
+
+
+def non_maximum_suppression(boxes: Floats, scores: Floats, max_iou: float) -> NDArray[np.intp]:
+    """The indices of the boxes that ``suppression_groups`` keeps, highest score first."""
+    return np.array([group[0] for group in suppression_groups(boxes, scores, max_iou)], np.intp)
