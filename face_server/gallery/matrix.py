@@ -1,0 +1,205 @@
+"""Rows of half floats that FAISS searches and that can be moved and dropped cheaply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from face_server.domain.image import Floats
+
+Rows = NDArray[np.int64]
+
+PIECE_ROWS = 65_536
+_FIRST_ROWS = 256
+
+
+def _grown(capacity: int, needed: int) -> int:
+    """A sixteenth more than before, or what is needed: appending stays cheap, little is spare."""
+    return max(needed, capacity + capacity // 16)
+
+
+class Column:
+    """A numpy column of which at most a sixteenth is spare."""
+
+    def __init__(self, dtype: type[np.generic]) -> None:
+        self._values: NDArray[Any] = np.empty(_FIRST_ROWS, dtype)
+        self._used = 0
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """A view of what is used; valid until the next change of size."""
+        return self._values[: self._used]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, spare included."""
+        return int(self._values.nbytes)
+
+    def extend(self, values: NDArray[Any]) -> None:
+        """Append."""
+        needed = self._used + len(values)
+        if needed > len(self._values):
+            self._resize(_grown(len(self._values), needed))
+        self._values[self._used : needed] = values
+        self._used = needed
+
+    def replace(self, values: NDArray[Any]) -> None:
+        """Take ``values`` in place of everything."""
+        self._used = 0
+        self._resize(max(_FIRST_ROWS, len(values)))
+        self.extend(values)
+
+    def truncate(self, used: int) -> None:
+        """Keep the first ``used`` values."""
+        self._used = used
+        if self._used < len(self._values) // 2 and len(self._values) > _FIRST_ROWS:
+            self._resize(max(_FIRST_ROWS, self._used))
+
+    def _resize(self, capacity: int) -> None:
+        grown = np.empty(capacity, self._values.dtype)
+        grown[: self._used] = self._values[: self._used]
+        self._values = grown
+
+
+class Piece:
+    """Up to ``PIECE_ROWS`` rows in one FAISS index, whose code memory numpy writes directly.
+
+    FAISS keeps a QT_fp16 row as d IEEE half floats. Writing them ourselves makes moving and
+    dropping a row O(d), and spares FAISS's growth by doubling beyond a piece.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        self._dimension = dimension
+        self._index = faiss.IndexScalarQuantizer(dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        self._codes = np.empty((0, dimension), np.float16)
+        self._reserve(_FIRST_ROWS)
+
+    @property
+    def rows(self) -> int:
+        """Rows in use."""
+        return int(self._index.ntotal)
+
+    @property
+    def codes(self) -> NDArray[np.float16]:
+        """rows×d view; valid until the next change of size."""
+        return self._codes[: self.rows]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, spare included."""
+        return int(self._codes.nbytes)
+
+    def extend(self, vectors: Floats) -> int:
+        """Append as many of ``vectors`` as fit and return how many that were."""
+        rows = self.rows
+        taken = min(len(vectors), PIECE_ROWS - rows)
+        if rows + taken > len(self._codes):
+            self._reserve(min(PIECE_ROWS, _grown(len(self._codes), rows + taken)))
+        self._codes[rows : rows + taken] = vectors[:taken]
+        self._index.ntotal = rows + taken
+        return taken
+
+    def truncate(self, rows: int) -> None:
+        """Keep the first ``rows`` and overwrite the others."""
+        self._codes[rows : self.rows] = 0
+        self._index.ntotal = rows
+
+    def search(self, probes: Floats, count: int) -> tuple[Floats, Rows]:
+        """n×k highest inner products and their rows in this piece; k = min(``count``, rows)."""
+        # The setting is a thread's own: cores are shared out by our threads, one each.
+        faiss.omp_set_num_threads(1)
+        similarities, rows = self._index.search(probes, min(count, self.rows))
+        return similarities, rows
+
+    def above(self, probe: Floats, floor: float) -> tuple[Floats, Rows]:
+        """All inner products above ``floor`` with one probe (d) and their rows in this piece."""
+        faiss.omp_set_num_threads(1)
+        _, similarities, rows = self._index.range_search(probe[None], floor)
+        return similarities, rows
+
+    def _reserve(self, capacity: int) -> None:
+        size = capacity * self._dimension * 2
+        self._index.codes.resize(size)
+        self._codes = faiss.rev_swig_ptr(self._index.codes.data(), size).view(np.float16).reshape(capacity, self._dimension)
+
+
+class Matrix:
+    """N×d unit rows as half floats, in pieces; all but the last piece are full.
+
+    Memory is 2·d bytes a row, plus the spare rows of the last piece.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        self._dimension = dimension
+        self._pieces: list[Piece] = []
+        self.rows = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, spare included."""
+        return sum(piece.nbytes for piece in self._pieces)
+
+    def extend(self, vectors: Floats) -> None:
+        """Append m×d vectors."""
+        while len(vectors):
+            if self.rows == len(self._pieces) * PIECE_ROWS:
+                self._pieces.append(Piece(self._dimension))
+            taken = self._pieces[-1].extend(vectors)
+            self.rows += taken
+            vectors = vectors[taken:]
+
+    def copy(self, source: int, target: int) -> None:
+        """Overwrite row ``target`` with row ``source``."""
+        self._row(target)[:] = self._row(source)
+
+    def truncate(self, rows: int) -> None:
+        """Keep the first ``rows``."""
+        while len(self._pieces) * PIECE_ROWS >= rows + PIECE_ROWS and self._pieces:
+            self._pieces.pop()
+        if self._pieces:
+            self._pieces[-1].truncate(rows - (len(self._pieces) - 1) * PIECE_ROWS)
+        self.rows = rows
+
+    def gather(self, rows: Rows) -> Floats:
+        """R×d float32 copies of ``rows``."""
+        gathered = np.empty((len(rows), self._dimension), np.float32)
+        places = rows // PIECE_ROWS
+        for place in np.unique(places):
+            chosen = places == place
+            gathered[chosen] = self._pieces[place].codes[rows[chosen] % PIECE_ROWS]
+        return gathered
+
+    def search(self, probes: Floats, count: int, executor: Executor | None) -> tuple[Floats, Rows]:
+        """n×k highest inner products, in no order, and their rows; k = min(``count``, N).
+
+        Several pieces are searched at once by the threads of ``executor``.
+        """
+        found = self._each(lambda piece: piece.search(probes, count), executor)
+        if not found:
+            return np.empty((len(probes), 0), np.float32), np.empty((len(probes), 0), np.int64)
+        similarities = np.concatenate([part for part, _ in found], axis=1)
+        rows = np.concatenate([part + place * PIECE_ROWS for place, (_, part) in enumerate(found)], axis=1)
+        if similarities.shape[1] > count:
+            nearest = np.argpartition(-similarities, count - 1, axis=1)[:, :count]
+            similarities, rows = np.take_along_axis(similarities, nearest, 1), np.take_along_axis(rows, nearest, 1)
+        return similarities, rows
+
+    def above(self, probe: Floats, floor: float, executor: Executor | None) -> tuple[Floats, Rows]:
+        """All inner products above ``floor`` with one probe (d), in no order, and their rows."""
+        found = self._each(lambda piece: piece.above(probe, floor), executor)
+        similarities = np.concatenate([part for part, _ in found])
+        return similarities, np.concatenate([part + place * PIECE_ROWS for place, (_, part) in enumerate(found)])
+
+    def _each(self, search: Callable[[Piece], tuple[Floats, Rows]], executor: Executor | None) -> list[tuple[Floats, Rows]]:
+        if executor is None or len(self._pieces) < 2:
+            return [search(piece) for piece in self._pieces]
+        return list(executor.map(search, self._pieces))
+
+    def _row(self, row: int) -> NDArray[np.float16]:
+        view: NDArray[np.float16] = self._pieces[row // PIECE_ROWS].codes[row % PIECE_ROWS]
+        return view

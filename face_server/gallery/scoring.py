@@ -1,0 +1,42 @@
+"""How near a probe is to a person who has several templates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from face_server.domain.image import Floats
+
+BEST_WEIGHT = 0.5
+"""Share of the nearest template in a person's score; the rest is the similarity to their mean."""
+
+_DECIMALS = 6
+_SHORTEST_SUM = 1e-6
+
+
+def person_scores(similarities: Floats, starts: NDArray[np.int64], lengths: Floats) -> Floats:
+    """Score P people, each by all their templates.
+
+    ``similarities`` holds the probe's cosines with R templates, grouped by person; person p's begin
+    at ``starts[p]`` and there is at least one each. ``lengths[p]`` is ‖Σv‖ of p's template vectors.
+    The cosine with the mean template needs no vector of its own: it is Σs / ‖Σv‖. Scores are
+    ``BEST_WEIGHT``·max(s) + (1 − ``BEST_WEIGHT``)·Σs/‖Σv‖, rounded to 1e-6 (far below the resolution
+    of half floats), so that equal templates tie exactly.
+    """
+    best = np.maximum.reduceat(similarities, starts).astype(np.float64)
+    totals = np.add.reduceat(similarities.astype(np.float64), starts)
+    to_mean = np.clip(totals / np.maximum(lengths, _SHORTEST_SUM), -1.0, 1.0)
+    scores = BEST_WEIGHT * best + (1.0 - BEST_WEIGHT) * to_mean
+    return np.asarray(np.round(np.clip(scores, -1.0, 1.0), _DECIMALS), np.float32)
+
+
+def stretches(counts: NDArray[Any], lengths: NDArray[Any]) -> Floats:
+    """By how much the score of a person can exceed the similarity of their nearest template.
+
+    With n templates of cosine at most s > 0, the cosine with the mean is at most s·n/‖Σv‖; so the
+    score is at most s times what is returned here: 1 for one template, above 1 for several.
+    """
+    spread = counts / np.maximum(lengths, _SHORTEST_SUM)
+    return np.asarray(np.where(counts > 0, BEST_WEIGHT + (1.0 - BEST_WEIGHT) * spread, 0.0), np.float32)
