@@ -204,9 +204,14 @@ async def _with_list(code: int, message: str | None, services: Services) -> dict
         services.defaults.collection, after=identities[-1].id if identities else "", limit=_PAGE
     ):
         identities += page
-    identities.sort(key=lambda identity: (identity.created_at, identity.id))
-    values = {"code": code, "face_list": list(dict.fromkeys(identity.name for identity in identities))}
+    small = len(identities) <= _SMALL_LIST
+    values = {"code": code, "face_list": _names(identities) if small else await services.workers.run(_names, identities)}
     return values if message is None else values | {"msg": message}
+
+
+def _names(identities: list[Identity]) -> list[str]:
+    """Each name once, in the order in which they were added."""
+    return list(dict.fromkeys(identity.name for identity in sorted(identities, key=lambda one: (one.created_at, one.id))))
 
 
 async def _reply(work: Awaitable[dict[str, Any]], services: Services) -> Response:

@@ -63,7 +63,7 @@ async def test_every_route_is_described(app: FastAPI, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/extract", "/draw_detections"])
 async def test_examples_of_insightface_rest_work(client: httpx.AsyncClient, app: FastAPI, path: str) -> None:
-    """ "Try it out" with the examples of the fields is answered with 200."""
+    """Trying it out with the examples of the fields is answered with 200."""
     content = operation(app, path)["requestBody"]["content"]
     assert {"application/json", "application/msgpack", "application/x-msgpack"} <= set(content)
     properties = content["application/json"]["schema"]["properties"]

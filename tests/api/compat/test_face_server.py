@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from blockbuster import blockbuster_ctx
 from PIL import Image
 
 from face_server.api.compat.face_server import MAX_NAME_LENGTH
@@ -42,7 +43,8 @@ def text(path: Path) -> str:
 
 async def add(client: httpx.AsyncClient, name: str, path: Path, **more: str) -> Any:
     """``/add_face`` with the picture in the body."""
-    reply = await client.post("/add_face", data={"face_name": name, "img_base64": text(path), **more})
+    picture = await asyncio.to_thread(text, path)
+    reply = await client.post("/add_face", data={"face_name": name, "img_base64": picture, **more})
     assert reply.status_code == 200
     return reply.json()
 
@@ -241,6 +243,16 @@ async def test_orientation_is_applied(client: httpx.AsyncClient, empty_list: Non
     (face,) = reply.json()["face_data"]
     assert face["name"] == "obama"
     assert face["conf"] > 0.8
+
+
+async def test_nothing_blocks_the_event_loop(client: httpx.AsyncClient, empty_list: None, people: Path) -> None:
+    """Adding, recognising, listing and removing do all blocking work elsewhere."""
+    with blockbuster_ctx("face_server"):
+        assert (await add(client, "obama", people / "obama" / "obama.jpg"))["code"] == 200
+        picture = {"img_base64": await asyncio.to_thread(text, people / "obama" / "obama2.jpg")}
+        assert (await client.post("/image_recog", data=picture)).json()["face_data"][0]["name"] == "obama"
+        assert (await client.post("/get_face_list")).json()["face_list"] == ["obama"]
+        assert (await client.request("DELETE", "/del_face", data={"face_name": "obama"})).json()["code"] == 200
 
 
 async def test_wrong_method_and_unknown_path(client: httpx.AsyncClient) -> None:

@@ -12,6 +12,7 @@ import httpx
 import msgpack
 import numpy as np
 import pytest
+from blockbuster import blockbuster_ctx
 
 from face_server.api.compat.insightface_schemas import LARGEST_MAX_SIZE_PX
 from face_server.api.services import Services
@@ -299,6 +300,16 @@ async def test_many_faces_are_written_off_the_event_loop(client: httpx.AsyncClie
     answer = await extract(client, *[six_faces] * 6, return_face_data=True)
     assert [len(image["faces"]) for image in answer["data"]] == [6] * 6
     assert all("facedata" in face for image in answer["data"] for face in image["faces"])
+
+
+async def test_nothing_blocks_the_event_loop(client: httpx.AsyncClient, six_faces: bytes) -> None:
+    """Small and large requests, drawing and the health check do all blocking work elsewhere."""
+    with blockbuster_ctx("face_server"):
+        await extract(client, six_faces, return_face_data=True)
+        await extract(client, *[six_faces] * 4, api_ver="1")
+        assert (await client.post("/draw_detections", json={"images": {"data": [text(six_faces)]}})).status_code == 200
+        assert (await client.post("/multipart/draw_detections", files={"file": six_faces})).status_code == 200
+        assert (await client.get("/health")).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/draw_detections", "/multipart/draw_detections"])
