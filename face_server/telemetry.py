@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -16,6 +17,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """The id of the HTTP request that this task works for; "-" outside of any."""
 
 _LATENCY_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_LAG_PERIOD_S = 0.01
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 # What a log line must never hold: credentials in headers, URLs and key=value text, and base64 long
@@ -132,6 +134,10 @@ class Metrics:
             "face_server_inference_batch_size", "Items a run of a network.", ["network"], buckets=_BATCHES, registry=self.registry
         )
         self._queue = Gauge("face_server_inference_queue_depth", "Items that wait for a network.", ["network"], registry=self.registry)
+        self._lag = Gauge(
+            "face_server_event_loop_lag_seconds", "The event loop's worst lateness since the last scrape.", registry=self.registry
+        )
+        self._worst_lag_s = 0.0
         self._gallery = Gauge("face_server_gallery_size", "What is stored.", ["kind"], registry=self.registry)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -172,6 +178,21 @@ class Metrics:
         for kind, count in (("collections", collections), ("identities", identities), ("templates", templates)):
             self._gallery.labels(kind).set(count)
 
+    def lag(self, seconds: float) -> None:
+        """Observe how late the event loop was; the worst since the last ``render`` is reported."""
+        self._worst_lag_s = max(self._worst_lag_s, seconds)
+
     def render(self) -> bytes:
         """Everything in Prometheus' text format 0.0.4."""
+        self._lag.set(self._worst_lag_s)
+        self._worst_lag_s = 0.0
         return generate_latest(self.registry)
+
+
+async def watch_loop_lag(metrics: Metrics) -> None:
+    """Measure, until cancelled, how late the event loop wakes a sleeper: whatever blocks it shows here."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + _LAG_PERIOD_S
+        await asyncio.sleep(_LAG_PERIOD_S)
+        metrics.lag(loop.time() - due)

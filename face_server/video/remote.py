@@ -288,3 +288,14 @@ def _port(url: httpx.URL) -> int:
 
 def _origin(url: httpx.URL) -> tuple[str, str, int]:
     return url.scheme, url.host, _port(url)
+
+
+class NoFetcher:
+    """``ImageFetcher`` of a service that fetches nothing."""
+
+    async def fetch(self, url: str, headers: Mapping[str, str] | None = None) -> bytes:  # noqa: ARG002 - refused, whatever it is
+        """Raise InvalidInput."""
+        raise InvalidInput("this server fetches no pictures by URL: send the picture itself", code="fetch_disabled", field="url")
+
+    async def close(self) -> None:
+        """Nothing to release."""

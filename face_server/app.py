@@ -1,0 +1,246 @@
+"""The composition root: the only place that knows which class implements which port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+
+from face_server import __version__
+from face_server.api.application import ApiOptions, create_api
+from face_server.api.services import Defaults, ModelInfo, Services
+from face_server.backends.batching import BatchingBackend, BatchObservation
+from face_server.backends.gathering import BatchPolicy
+from face_server.backends.onnx import OnnxBackend, OnnxOptions
+from face_server.clock import SystemClock
+from face_server.domain.access import KeyRing
+from face_server.domain.embedding import ModelId
+from face_server.domain.identity import Collection
+from face_server.domain.network import Network
+from face_server.domain.ports import Backend, Clock, Gallery
+from face_server.domain.quality import QualityLimits
+from face_server.errors import ConfigurationError, NotFound
+from face_server.gallery.sqlite import SqliteGallery, SqliteOptions
+from face_server.journal.keys import SqliteKeyRing
+from face_server.models.catalog import CatalogEntry
+from face_server.models.contract import Task
+from face_server.models.detector import DetectorOptions, NetworkDetector
+from face_server.models.embedder import EmbedderOptions, NetworkEmbedder
+from face_server.models.weights import WeightsStore
+from face_server.pipeline.analysis import LocalAnalyzer
+from face_server.pipeline.enrollment import Enrollment, EnrollmentPolicy
+from face_server.pipeline.intake import Intake, IntakeLimits
+from face_server.pipeline.recognition import Recognition
+from face_server.settings import Settings
+from face_server.telemetry import Metrics, watch_loop_lag
+from face_server.video.annotate import JpegPainter
+from face_server.video.images import Codec, ImageLimits
+from face_server.video.remote import Fetcher, FetchOptions, NoFetcher
+from face_server.workers import Workers
+
+GPU_BATCH = 32
+"""Rows gathered for one call on a GPU unless the operator says otherwise; 1 on CPUs, where it does not help."""
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A network in use and where it came from."""
+
+    entry: CatalogEntry
+    network: Network
+
+    @property
+    def info(self) -> ModelInfo:
+        entry = self.entry
+        return ModelInfo(entry.name, entry.task.value, entry.licence, entry.commercial_use, entry.sha256)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The ASGI application. What it needs is opened when it starts and closed when it stops."""
+    metrics = Metrics()
+
+    def services() -> AbstractAsyncContextManager[Services]:
+        return open_services(settings, metrics)
+
+    return create_api(services, _api_options(settings), metrics)
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, metrics: Metrics | None = None) -> AsyncIterator[Services]:
+    """Everything the API and the command line work with, ready to use.
+
+    Raises ConfigurationError or WeightsError with one sentence when the settings, the weights or
+    the machine do not allow it.
+    """
+    metrics = metrics or Metrics()
+    async with AsyncExitStack() as stack:
+        workers = stack.enter_context(Workers(settings.inference.workers or None))
+        store = WeightsStore(settings.weights_folder, settings.models_path)
+        found = await workers.run(_load, store, settings.models.detector, Task.DETECTOR)
+        known = await workers.run(_load, store, settings.models.embedder, Task.EMBEDDER)
+        backend = await _open_backend(settings, [found.network, known.network], workers, metrics)
+        stack.push_async_callback(backend.close)
+        stack.push_async_callback(_cancel, asyncio.create_task(watch_loop_lag(metrics)))
+        batch = _batch(settings, backend)
+        detector = NetworkDetector(found.entry, backend, workers, DetectorOptions(batch, settings.models.second_pass))
+        embedder = NetworkEmbedder(known.entry, known.network, backend, EmbedderOptions(batch))
+        analyzer = LocalAnalyzer(detector, embedder, workers)
+        clock = SystemClock()
+        await workers.run(_make_folder, settings)
+        gallery = await SqliteGallery.open(settings.gallery_file, workers, clock, SqliteOptions())
+        stack.push_async_callback(gallery.close)
+        keys = await _open_keys(settings, stack, clock)
+        await _ensure_collection(gallery, settings.collection, embedder.model, clock)
+        codec = Codec(workers, ImageLimits(max_bytes=settings.images.max_bytes, max_pixels=settings.images.max_pixels))
+        fetcher = Fetcher(_fetch_options(settings)) if settings.fetch.enabled else NoFetcher()
+        stack.push_async_callback(fetcher.close)
+        limits = IntakeLimits(settings.images.max_per_request, concurrency=4 * workers.threads)
+        intake = Intake(codec, fetcher, analyzer, workers, limits)
+        calibration = known.entry.recognition.calibration
+        recognition = Recognition(gallery, {embedder.model: calibration} if calibration else {})
+        defaults = _defaults(settings, found.entry)
+        policy = _enrollment_policy(settings, defaults)
+        yield Services(
+            intake=intake,
+            analyzer=analyzer,
+            recognition=recognition,
+            enrollment=Enrollment(intake, analyzer, codec, gallery, recognition, clock, policy),
+            gallery=gallery,
+            codec=codec,
+            painter=JpegPainter(workers),
+            backend=backend,
+            workers=workers,
+            clock=clock,
+            keys=keys,
+            defaults=defaults,
+            detector=found.info,
+            embedder=known.info,
+            version=__version__,
+        )
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _load(store: WeightsStore, name: str, task: Task) -> _Model:
+    entry = store.entry(name)
+    if entry.task is not task:
+        raise ConfigurationError(f"{name} is no {task.value}: it cannot be FACE_SERVER_MODELS__{task.value.upper()}")
+    return _Model(entry, store.network(name))
+
+
+async def _open_backend(settings: Settings, networks: list[Network], workers: Workers, metrics: Metrics) -> Backend:
+    """The backend that the settings name, behind the batching that suits it."""
+    inference = settings.inference
+    inner: Backend
+    if inference.backend == "openvino":
+        # An extra: imported only when asked for.
+        from face_server.backends.openvino import OpenVinoBackend, OpenVinoOptions  # noqa: PLC0415  # see above
+
+        inner = await OpenVinoBackend.open(networks, workers, OpenVinoOptions(inference.precision))
+    else:
+        inner = await OnnxBackend.open(networks, workers, OnnxOptions(inference.providers, inference.require_gpu))
+
+    def observe(seen: BatchObservation) -> None:
+        metrics.batch(seen.network, seen.rows)
+        metrics.queue(seen.network, seen.waiting)
+        metrics.inference(seen.network, "wait", seen.wait_s)
+        metrics.inference(seen.network, "run", seen.infer_s)
+
+    policy = BatchPolicy(_batch(settings, inner), inference.max_wait_ms)
+    return BatchingBackend(inner, {network.name: policy for network in networks}, workers, observer=observe)
+
+
+def _batch(settings: Settings, backend: Backend) -> int:
+    on_gpu = "CUDA" in backend.description or "Tensorrt" in backend.description
+    return settings.inference.max_batch or (GPU_BATCH if on_gpu else 1)
+
+
+async def _open_keys(settings: Settings, stack: AsyncExitStack, clock: Clock) -> KeyRing | None:
+    """The API keys, or None where none are needed: on loopback without any, or told so explicitly.
+
+    Raises ConfigurationError for an address that others can reach, without keys.
+    """
+    keys = await SqliteKeyRing.open(settings.keys_file, clock)
+    stack.push_async_callback(keys.close)
+    if await keys.list():
+        return keys
+    if settings.host in LOOPBACK or settings.allow_anonymous:
+        return None
+    message = (
+        f"{settings.host} can be reached from other machines and no API key exists: create one with "
+        "`face-server keys create --role admin`, or allow everybody with --allow-anonymous"
+    )
+    raise ConfigurationError(message)
+
+
+async def _ensure_collection(gallery: Gallery, name: str, model: ModelId, clock: Clock) -> None:
+    try:
+        await gallery.collection(name)
+    except NotFound:
+        await gallery.create_collection(Collection(name, model, created_at=clock.now()))
+
+
+def _make_folder(settings: Settings) -> None:
+    """Create the data folder, readable by its owner only. Raises ConfigurationError when it cannot be."""
+    try:
+        settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"the data folder {settings.data} cannot be created: {error.strerror}") from error
+
+
+def _fetch_options(settings: Settings) -> FetchOptions:
+    fetch = settings.fetch
+    return FetchOptions(
+        allowed_hosts=fetch.allowed_hosts,
+        max_bytes=settings.images.max_bytes,
+        total_timeout_s=fetch.timeout_s,
+        max_redirects=fetch.max_redirects,
+    )
+
+
+def _enrollment_policy(settings: Settings, defaults: Defaults) -> EnrollmentPolicy:
+    chosen = settings.enrollment
+    limits = QualityLimits(
+        chosen.min_face_px,
+        chosen.min_sharpness,
+        chosen.min_brightness,
+        chosen.max_brightness,
+        chosen.max_yaw_deg,
+        chosen.max_pitch_deg,
+        defaults.min_score,
+    )
+    return EnrollmentPolicy(limits, chosen.duplicate_similarity, defaults.min_score, defaults.max_size_px)
+
+
+def _defaults(settings: Settings, detector: CatalogEntry) -> Defaults:
+    score = settings.analysis.min_score
+    return Defaults(
+        collection=settings.collection,
+        min_score=detector.detection_score if score is None else score,
+        max_size_px=settings.analysis.max_size_px,
+        max_faces=settings.images.max_faces,
+        max_body_bytes=settings.http.max_body_bytes,
+        max_concurrent_requests=settings.http.max_concurrent_requests,
+        max_waiting_requests=settings.http.max_waiting_requests,
+    )
+
+
+def _api_options(settings: Settings) -> ApiOptions:
+    http = settings.http
+    return ApiOptions(
+        max_body_bytes=http.max_body_bytes,
+        body_timeout_s=http.body_timeout_s,
+        max_concurrent_requests=http.max_concurrent_requests,
+        max_waiting_requests=http.max_waiting_requests,
+        cors_origins=http.cors_origins,
+    )
