@@ -62,7 +62,7 @@ def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key, from `keys list`.", show_default=False)],
     data: Data = None,
 ) -> None:
-    """Revoke a key at once, for running servers too."""
+    """Revoke a key; running servers refuse it within a second."""
     _with_keys(data, lambda ring: ring.revoke(key_id))
     err.print(f"key {key_id} is revoked")
 
