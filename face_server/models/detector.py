@@ -119,7 +119,9 @@ class NetworkDetector:
         return await self._workers.run(self._detections, outputs, placements, min_score)
 
     def _detections(self, outputs: Tensors, placements: Sequence[_Placement], min_score: float) -> list[list[Detection]]:
-        raw = self._family.decode(outputs, placements[0].height, placements[0].width, min_score)
+        # A network gone wrong may answer infinity; such boxes are dropped below, not warned about.
+        with np.errstate(over="ignore", invalid="ignore"):
+            raw = self._family.decode(outputs, placements[0].height, placements[0].width, min_score)
         return [_detections(faces, placement, self._entry.suppression_iou) for faces, placement in zip(raw, placements, strict=True)]
 
 
