@@ -82,7 +82,8 @@ class Recognition:
         """
         if collection.threshold is not None:
             return collection.threshold
-        return self._calibration(collection.model).threshold_at_fpir(collection.target_fpir, collection.identities)
+        calibration = self._calibration(collection.model)
+        return calibration.threshold_at_fpir(collection.target_fpir, collection.identities, collection.templates)
 
     def verification_threshold(self, model: ModelId, threshold: float | None = None) -> float:
         """``threshold``, or else the one at which 0.1 % of different people would match."""
