@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from face_server.domain.image import Floats
 from face_server.gallery.matrix import Matrix, Rows
 from face_server.gallery.people import People, Slots
-from face_server.gallery.scoring import person_scores, stretches
+from face_server.gallery.scoring import DECIMALS, person_scores, stretches
 from face_server.gallery.shared_lock import SharedLock
 
 _FIRST_NEAREST = 256
@@ -127,11 +127,13 @@ class CollectionIndex:
         """Whether the person is known, with templates or without."""
         return bool(self._people.find([person_key])[0] >= 0)
 
-    def contents(self, first: int, count: int) -> tuple[Keys, Keys, Floats]:
-        """Template keys, owner keys and vectors of a range of rows, to be compared with the store."""
-        rows = np.arange(first, min(first + count, self.templates))
-        owners = self._people.keys[self._people.owners[rows]]
-        return self._people.template_keys[rows].copy(), owners, self._matrix.gather(rows)
+    def contents(self) -> tuple[Keys, Keys]:
+        """Template key and owner key of each row."""
+        return self._people.template_keys.copy(), self._people.keys[self._people.owners]
+
+    def vectors(self, rows: Rows) -> Floats:
+        """R×d vectors of ``rows``, as they are searched."""
+        return self._matrix.gather(rows)
 
     def search(self, probes: Floats, limit: int, executor: Executor | None = None) -> list[list[Nearest]]:
         """For each of n×d unit ``probes`` the ``limit`` nearest people, best first, each once.
@@ -194,7 +196,7 @@ class CollectionIndex:
         for person in best[np.argsort(-scores[best], kind="stable")].tolist():
             nearest = int(starts[person]) + int(similarities[starts[person] : ends[person]].argmax())
             template_key = int(self._people.template_keys[rows[nearest]])
-            similarity = min(1.0, float(similarities[nearest]))
+            similarity = round(min(1.0, float(similarities[nearest])), DECIMALS)
             people.append(Nearest(int(self._people.keys[slots[person]]), float(scores[person]), template_key, similarity))
         return people
 

@@ -14,6 +14,7 @@ from face_server.domain.identity import AddTemplate, Change, Collection, Identit
 from face_server.errors import InputTooLarge, InvalidInput
 
 MAX_ID_LENGTH = 64
+MAX_DIMENSION = 4_096
 _ID = re.compile(rf"[A-Za-z0-9._~-]{{1,{MAX_ID_LENGTH}}}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
@@ -63,6 +64,9 @@ def check_count(value: int, field: str, limit: int) -> None:
 def check_collection(collection: Collection) -> None:
     """Refuse a collection whose name or settings cannot work."""
     check_id(collection.name, "collection")
+    model = collection.model
+    if not 1 <= model.dimension <= MAX_DIMENSION or ModelId.parse(str(model)) != model:
+        raise InvalidInput(f"{model} is no model id with 1 to {MAX_DIMENSION} dimensions", field="model")
     if collection.threshold is not None and not -1.0 <= collection.threshold <= 1.0:
         raise InvalidInput(f"threshold must be a similarity from -1 to 1, got {collection.threshold}", field="threshold")
     if not 0.0 <= collection.margin <= 2.0:

@@ -12,24 +12,25 @@ from face_server.domain.image import Floats
 BEST_WEIGHT = 0.5
 """Share of the nearest template in a person's score; the rest is the similarity to their mean."""
 
-_DECIMALS = 6
+DECIMALS = 6
+"""Places to which similarities are rounded: far finer than half floats, so that equal templates tie exactly."""
+
 _SHORTEST_SUM = 1e-6
 
 
-def person_scores(similarities: Floats, starts: NDArray[np.int64], lengths: Floats) -> Floats:
+def person_scores(similarities: Floats, starts: NDArray[np.int64], lengths: Floats) -> NDArray[np.float64]:
     """Score P people, each by all their templates.
 
     ``similarities`` holds the probe's cosines with R templates, grouped by person; person p's begin
     at ``starts[p]`` and there is at least one each. ``lengths[p]`` is ‖Σv‖ of p's template vectors.
     The cosine with the mean template needs no vector of its own: it is Σs / ‖Σv‖. Scores are
-    ``BEST_WEIGHT``·max(s) + (1 − ``BEST_WEIGHT``)·Σs/‖Σv‖, rounded to 1e-6 (far below the resolution
-    of half floats), so that equal templates tie exactly.
+    ``BEST_WEIGHT``·max(s) + (1 − ``BEST_WEIGHT``)·Σs/‖Σv‖, rounded to ``DECIMALS``.
     """
     best = np.maximum.reduceat(similarities, starts).astype(np.float64)
     totals = np.add.reduceat(similarities.astype(np.float64), starts)
     to_mean = np.clip(totals / np.maximum(lengths, _SHORTEST_SUM), -1.0, 1.0)
     scores = BEST_WEIGHT * best + (1.0 - BEST_WEIGHT) * to_mean
-    return np.asarray(np.round(np.clip(scores, -1.0, 1.0), _DECIMALS), np.float32)
+    return np.asarray(np.round(np.clip(scores, -1.0, 1.0), DECIMALS))
 
 
 def stretches(counts: NDArray[Any], lengths: NDArray[Any]) -> Floats:
