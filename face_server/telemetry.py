@@ -87,6 +87,7 @@ def configure_logging(level: str = "info", form: Literal["text", "json"] = "text
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)
         logger.propagate = name != "uvicorn.access"
     # These log whole URLs at info.
     for name in ("httpx", "httpcore"):

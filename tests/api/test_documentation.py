@@ -68,7 +68,7 @@ async def test_references_resolve(app: FastAPI) -> None:
 
 
 async def test_examples_work(client: httpx.AsyncClient, app: FastAPI) -> None:
-    """The examples of the document, sent as they are, are answered: with a result, or with a problem of the picture."""
+    """The examples of the document, sent as they are, get a result; only the ids of people are not there yet."""
     document = app.openapi()
     schemas = document["components"]["schemas"]
     tried = 0
@@ -80,7 +80,8 @@ async def test_examples_work(client: httpx.AsyncClient, app: FastAPI) -> None:
         reply = await client.request(method, path.format(collection="default", identity="x", template="x"), json=example)
         tried += 1
         if reply.is_error:
-            assert reply.json()["code"] in {"no_face", "not_found"}, (path, reply.text)
+            assert "{identity}" in path or "{template}" in path, (path, reply.text)
+            assert reply.json()["code"] == "not_found", (path, reply.text)
     assert tried >= 12
 
 

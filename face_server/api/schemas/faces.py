@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from face_server.api.bodies import PicturesModel
-from face_server.api.examples import PICTURE_BASE64
+from face_server.api.examples import FACE_BASE64
 from face_server.api.pictures import Picture
 from face_server.api.problems import Problem
 
@@ -41,7 +41,7 @@ class AnalysisFields(PicturesModel):
 class DetectRequest(AnalysisFields):
     """Find faces."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"images": [PICTURE_BASE64], "min_score": 0.6}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"images": [FACE_BASE64], "min_score": 0.6}]})
 
     quality: bool = Field(False, description="Also measure each face's quality.")
     crops: bool = Field(False, description="Also return each face's aligned crop.")
@@ -50,7 +50,7 @@ class DetectRequest(AnalysisFields):
 class ExtractRequest(AnalysisFields):
     """Find faces and compute their embeddings."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"images": [PICTURE_BASE64], "embedding_format": "floats"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"images": [FACE_BASE64], "embedding_format": "floats"}]})
 
     quality: bool = Field(True, description="Also measure each face's quality.")
     crops: bool = Field(False, description="Also return each face's aligned crop.")

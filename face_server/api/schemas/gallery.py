@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from face_server.api.bodies import PicturesModel, RequestModel
 from face_server.api.deps import COLLECTION_PATTERN, ID_PATTERN
-from face_server.api.examples import PICTURE_BASE64
+from face_server.api.examples import FACE_BASE64
 from face_server.api.pictures import EmbeddingValues, Picture
 from face_server.api.problems import Problem
 from face_server.api.schemas.faces import FaceBody
@@ -43,7 +43,7 @@ PinnedThreshold = Annotated[
     ),
 ]
 Margin = Annotated[float, Field(ge=0, le=2, description="Lead that the best person needs over the second; refuses look-alikes.")]
-TargetFpir = Annotated[float, Field(gt=0, lt=1, description="Share of strangers that may be given a name.")]
+TargetFpir = Annotated[float, Field(ge=1e-6, le=0.5, description="Share of strangers that may be given a name.")]
 
 
 class CollectionSettings(RequestModel):
@@ -121,7 +121,7 @@ class IdentityPatch(RequestModel):
 class TemplatesRequest(PicturesModel):
     """Pictures or embeddings to remember somebody by; each picture shows exactly one face."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"images": [PICTURE_BASE64], "override": False}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"images": [FACE_BASE64], "override": True}]})
 
     images: list[Picture] = Field(default_factory=list, description="Pictures of this person.")
     embeddings: list[EmbeddingValues] = Field(default_factory=list, max_length=1000, description="Embeddings of this person.")
@@ -135,7 +135,9 @@ class TemplatesRequest(PicturesModel):
 class IdentityRequest(TemplatesRequest):
     """A new identity, with pictures at once or without."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "Ada Lovelace", "metadata": {"badge": "1815"}}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "Ada Lovelace", "metadata": {"badge": "1815"}, "images": [FACE_BASE64], "override": True}]}
+    )
     raw: ClassVar[str] = "images"
 
     id: str | None = Field(None, pattern=ID_PATTERN, description="An id of your own, 1 to 64 letters, digits and `_-`; made up if null.")

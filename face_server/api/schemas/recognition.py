@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from face_server.api.bodies import PicturesModel, RequestModel
 from face_server.api.deps import COLLECTION_PATTERN, ID_PATTERN
-from face_server.api.examples import PICTURE_BASE64
+from face_server.api.examples import FACE_BASE64
 from face_server.api.pictures import EmbeddingValues, Picture
 from face_server.api.problems import Problem
 from face_server.api.schemas.faces import BoxBody, FaceBody, MaxFaces, MaxSize, MinFaceSize, MinScore
@@ -34,7 +34,7 @@ class VerifyRequest(RequestModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"probe_image": PICTURE_BASE64, "reference_image": PICTURE_BASE64}]}
+        extra="forbid", json_schema_extra={"examples": [{"probe_image": FACE_BASE64, "reference_image": FACE_BASE64}]}
     )
     files: ClassVar[Mapping[str, str]] = {"probe_image": "probe_image", "reference_image": "reference_image", "file": "probe_image"}
     raw: ClassVar[str] = "probe_image"
@@ -63,7 +63,7 @@ class VerifyRequest(RequestModel):
 class IdentifyRequest(PicturesModel):
     """Who is this? Pictures or embeddings to look up in a collection."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"images": [PICTURE_BASE64], "limit": 3}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"images": [FACE_BASE64], "limit": 3}]})
 
     images: list[Picture] = Field(default_factory=list, description="Pictures; every face in them is identified.")
     embeddings: list[EmbeddingValues] = Field(default_factory=list, max_length=1000, description="Embeddings to identify.")
