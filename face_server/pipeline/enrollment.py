@@ -160,8 +160,8 @@ class Enrollment:
 
     def _conflict(self, collection: Collection, candidates: list[Candidate], identity: Identity) -> tuple[Reason, str] | None:
         other = next((one for one in candidates if one.identity.id != identity.id), None)
-        threshold = self._recognition.identification_threshold(collection)
-        if other is None or other.similarity < threshold:
+        threshold = self._recognition.conflict_threshold(collection)
+        if other is None or threshold is None or other.similarity < threshold:
             return None
         return Reason.IDENTITY_CONFLICT, (
             f"the face looks like another enrolled person, {other.identity.name!r} (identity {other.identity.id}, "

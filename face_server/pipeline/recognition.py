@@ -18,6 +18,10 @@ DEFAULT_VERIFY_FMR = 1e-3
 """Share of different people that a 1:1 comparison accepts unless the caller names a threshold."""
 
 
+CONFLICT_FMR = 1e-6
+"""Enrolling one person under two identities is suspected only where look-alikes are this rare."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verification:
     """The answer to "is it the same person?": ``similarity`` >= ``threshold``."""
@@ -84,6 +88,17 @@ class Recognition:
             return collection.threshold
         calibration = self._calibration(collection.model)
         return calibration.threshold_at_fpir(collection.target_fpir, collection.identities, collection.templates)
+
+    def conflict_threshold(self, collection: Collection) -> float | None:
+        """The similarity from which a new template seems to belong to somebody enrolled already.
+
+        Far stricter than naming: in a small collection the identification threshold is low, and a
+        refusal needs more certainty than a name. None for a model without calibration or threshold.
+        """
+        calibration = self._calibrations.get(collection.model)
+        if calibration is None:
+            return collection.threshold
+        return max(self.identification_threshold(collection), calibration.threshold_at_fmr(CONFLICT_FMR))
 
     def verification_threshold(self, model: ModelId, threshold: float | None = None) -> float:
         """``threshold``, or else the one at which 0.1 % of different people would match."""
