@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -88,6 +89,8 @@ def create_api(
     problems.install(app)
     for router in _ROUTERS:
         app.include_router(router)
+    # Static files ask for media types, whose table is read from disk: now rather than in a request.
+    mimetypes.init()
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     _document_once(app)
     return app
