@@ -151,10 +151,11 @@ def page(runs: Sequence[Run], roc: str) -> str:
         "## Recognition accuracy",
         (
             f"Labeled Faces in the Wild, deep-funneled: {len(lfw.images):,} pictures of {lfw.person.max() + 1:,} people, "
-            f"{len(lfw.pairs):,} listed pairs (two official folds), {len(lfw.enrolled)} enrolled people with {len(lfw.probes):,} probes, and "
-            f"{len(lfw.strangers):,} pictures of {len(strangers)} people of whom nothing is enrolled. Every picture goes through the "
-            "pipeline as shipped: decoder, detector at its default score and 640 px, alignment, embedder. Where several faces are found, "
-            "the one nearest the picture's centre counts, as LFW names it; a picture without a face matches nobody. "
+            f"{len(lfw.pairs):,} listed pairs (two official folds), {len(lfw.enrolled)} enrolled people with "
+            f"{len(lfw.probes):,} probes, and {len(lfw.strangers):,} pictures of {len(strangers)} people of whom nothing is enrolled. "
+            "Every picture goes through the pipeline as shipped: decoder, detector at its default score and 640 px, alignment, "
+            "embedder. Where several faces are found, the one nearest the picture's centre counts, as LFW names it; a picture "
+            "without a face matches nobody. "
             f"Measured on {machine()}; {first.description}. Brackets are 95 % intervals."
         ),
         headline(runs),

@@ -27,8 +27,8 @@ def similarity_transform(source: Floats, target: Floats) -> Floats:
     """The 2×3 matrix of rotation, uniform scale and shift that best maps ``source`` onto ``target``.
 
     Both are N×2 points. Least squares after Umeyama, "Least-squares estimation of transformation
-    parameters between two point patterns", PAMI 1991, eq. 40–43. Coinciding source points have no
-    scale; they map onto the target's centre.
+    parameters between two point patterns", PAMI 1991, eq. 40–43. Source points that coincide (to
+    a thousandth of a pixel) have no scale; they map onto the target's centre.
     """
     source_mean, target_mean = source.mean(0, dtype=np.float64), target.mean(0, dtype=np.float64)
     source_centred, target_centred = source - source_mean, target - target_mean
@@ -37,7 +37,7 @@ def similarity_transform(source: Floats, target: Floats) -> Floats:
     signs = np.array([1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt)) or 1.0])
     rotation = u @ np.diag(signs) @ vt
     variance = source_centred.var(axis=0).sum()
-    scale = float((singular * signs).sum() / variance) if variance > 0 else 0.0
+    scale = float((singular * signs).sum() / variance) if variance > 1e-6 else 0.0
     matrix = np.empty((2, 3), np.float32)
     matrix[:, :2] = scale * rotation
     matrix[:, 2] = target_mean - scale * rotation @ source_mean
