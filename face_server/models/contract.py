@@ -39,10 +39,14 @@ class InputContract:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a family says about its published graphs: their pixels and, in order, clear names of their outputs."""
+    """What a family says about its published graphs: their pixels and, in order, clear names of their outputs.
+
+    With ``surplus`` a graph may have more outputs after those; they are cut off.
+    """
 
     contract: InputContract
     outputs: tuple[str, ...]
+    surplus: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,6 +178,22 @@ def test_graphs_that_open_with_something_else_keep_their_values() -> None:
     np.testing.assert_allclose(run(prepared, pictures)[0][:1], expected, atol=1e-5)
 
 
+def test_adaface_takes_bgr_and_drops_its_second_output(all_weights: WeightsStore) -> None:
+    """A feature network with the feature's length beside it, fed BGR as published, becomes one output."""
+    recipe = family_of("adaface").recipe
+    model = onnx.load_model_from_string(published(all_weights, "arcface_mobilefacenet"))
+    feature = model.graph.output[0].name
+    model.graph.node.append(helper.make_node("ReduceL2", [feature], ["length"], axes=[1], keepdims=1))
+    model.graph.output.append(helper.make_tensor_value_info("length", TensorProto.FLOAT, ["batch", 1]))
+    data = model.SerializeToString()
+    prepared = prepare(data, recipe, "a test network")
+    check_equal(data, prepared, recipe, "a test network")
+    crop = np.random.default_rng(1).integers(0, 256, (1, 112, 112, 3), np.uint8)
+    blob = ((crop.astype(np.float32) - 127.5) / 127.5).transpose(0, 3, 1, 2)
+    (features,) = run(prepared, crop)
+    np.testing.assert_allclose(features, run(data, np.ascontiguousarray(blob))[0], atol=1e-4)
+
+
 def test_files_that_are_no_network_are_refused() -> None:
     """Bytes that are not ONNX, foreign operators, wrong inputs and wrong outputs each get their sentence."""
     recipe = Recipe(CONTRACT, ("features",))

@@ -50,7 +50,7 @@ def check_equal(original: bytes, prepared: bytes, recipe: Recipe, what: str) -> 
             session.run(None, {recipe.contract.tensor: strip})
     except _RUNTIME_ERRORS as error:
         raise WeightsError(f"{what} does not run after preparation: {str(error).splitlines()[0]}") from error
-    for name, one, alone, two in zip(recipe.outputs, expected, single, pair, strict=True):
+    for name, one, alone, two in zip(recipe.outputs, expected[: len(single)], single, pair, strict=True):
         _require_close(one.reshape(alone.shape) if one.size == alone.size else one, alone, f"output {name} of {what}")
         _require_close(alone[:1], two[1:], f"output {name} of {what} in a batch")
     return [tuple(array.shape) for array in pair]

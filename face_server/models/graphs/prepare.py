@@ -48,9 +48,10 @@ def _require_shape(model: onnx.ModelProto, recipe: Recipe, what: str) -> None:
     inputs = [[dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in live_inputs(model)]
     if len(inputs) != 1 or len(inputs[0]) != 4 or inputs[0][1] not in {0, 3}:
         raise WeightsError(f"{what} must take one picture tensor N×3×H×W, it takes {inputs}")
-    if len(model.graph.output) != len(recipe.outputs):
+    found = len(model.graph.output)
+    if found < len(recipe.outputs) or (found > len(recipe.outputs) and not recipe.surplus):
         expected = f"{len(recipe.outputs)} outputs ({', '.join(recipe.outputs)})"
-        raise WeightsError(f"{what} must have {expected}, it has {len(model.graph.output)}")
+        raise WeightsError(f"{what} must have {expected}, it has {found}")
 
 
 def _declare_shapes(model: onnx.ModelProto) -> None:

@@ -89,7 +89,8 @@ def _reshape_target(editor: GraphEditor, tensor: str) -> list[int] | None:
 
 
 def declare_outputs(editor: GraphEditor, names: tuple[str, ...]) -> None:
-    """Give the outputs, in the order published, clear ``names`` and leave their shapes to the runtime."""
+    """Give the first outputs, in the order published, clear ``names`` and cut off the others."""
+    editor.outputs = editor.outputs[: len(names)]
     for index, value in enumerate(list(editor.outputs)):
         # A published name may equal a new name of another output: two steps, no clash.
         editor.rename_output(value.name, f"{names[index]}__renaming")
