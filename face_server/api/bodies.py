@@ -20,6 +20,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from face_server.api.deps import ServicesDep
+from face_server.api.json_bodies import parse_json
 from face_server.api.problems import invalid
 from face_server.api.services import Services
 from face_server.errors import InputTooLarge, InvalidInput
@@ -155,7 +156,7 @@ async def _parsed(data: bytes, parse: Callable[[bytes], Any], services: Services
 
 def _from_json(data: bytes) -> Any:
     try:
-        return orjson.loads(data)
+        return parse_json(data)
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"the body is not valid JSON (at byte {error.pos})", code="malformed_body") from error
 
