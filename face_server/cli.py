@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from face_server import __version__
-from face_server.commands import checkup, configuration, enrollment, keys, models, recognition, serving
+from face_server.commands import checkup, configuration, enrollment, keys, models, recognition, serving, transfer
 from face_server.commands.terminal import UNUSABLE, complain, out
 from face_server.errors import FaceServerError
 
@@ -33,6 +33,8 @@ cli.command("enroll", short_help="Enrol a folder of people.")(enrollment.enroll)
 cli.command("identify")(recognition.identify)
 cli.command("openapi", short_help="Print the OpenAPI document.")(serving.openapi)
 cli.add_typer(keys.keys, name="keys")
+cli.command("export", short_help="Write a collection to one file.")(transfer.export_file)
+cli.command("import", short_help="Read a collection from a file.")(transfer.import_file)
 
 
 def _print_version(wanted: bool) -> None:
@@ -53,7 +55,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         code = cli(args=list(arguments) if arguments is not None else None, prog_name="face-server", standalone_mode=False)
     except typer.TyperException as error:
-        complain(error.format_message())
+        complain(" ".join(error.format_message().split()))
         return UNUSABLE
     except FaceServerError as error:
         complain(error.message)

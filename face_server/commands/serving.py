@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from typing import Annotated
@@ -48,6 +49,7 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     listener = _listen(settings.host, settings.port)
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cut_off)
     app = create_app(settings)
     server = uvicorn.Server(_server_config(app, settings))
     with listener, asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
@@ -86,6 +88,11 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((str(address[0]), port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigurationError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
+
+
+def _is_no_cut_off(record: logging.LogRecord) -> bool:
+    """Keep a log record unless it is uvicorn's report of a request that the end of the grace period cut off."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 def _leave(_number: int, _frame: object) -> None:
