@@ -23,7 +23,7 @@ from face_server.api.compat import insightface_rest
 from face_server.api.middleware.admission import Admission, House, Turn
 from face_server.api.middleware.bodies import Bodies, BodyLimits, Cancellation
 from face_server.api.middleware.observation import Observation
-from face_server.api.routers import analysis, collections, documentation, identities, recognition, system, templates
+from face_server.api.routers import analysis, collections, console, documentation, identities, recognition, system, templates, transfer
 from face_server.api.services import Services
 from face_server.telemetry import Metrics
 
@@ -33,7 +33,9 @@ _ROUTERS: tuple[APIRouter, ...] = (
     collections.router,
     identities.router,
     templates.router,
+    transfer.router,
     system.router,
+    console.router,
     documentation.router,
     insightface_rest.router,
     image_recog.router,

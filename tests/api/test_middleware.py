@@ -163,6 +163,22 @@ async def test_bodies_in_memory_together() -> None:
     assert again.status == 200
 
 
+async def test_streamed_bodies() -> None:
+    """An import's body is handed on piece by piece, up to its own limit, and may not fall silent."""
+    app = observed(Bodies(echo, LIMITS))
+    path = "/v1/collections/people/import"
+    whole, large, announced, silent = Connection(path), Connection(path), Connection(path, {"content-length": "5001"}), Connection(path)
+    for connection, pieces in ((whole, 5), (large, 6), (silent, 1)):
+        for _ in range(pieces):
+            connection.body(b"x" * 1000, more=True)
+    whole.body(b"")
+    await asyncio.gather(*(connection.run(app) for connection in (whole, large, announced, silent)))
+    assert (whole.status, whole.sent[1]["body"]) == (200, b"5000")
+    for connection in (large, announced):
+        assert (connection.status, connection.problem["detail"]) == (413, "the body is larger than the limit of 5000 bytes")
+    assert (silent.status, silent.problem["code"]) == (408, "body_timeout")
+
+
 async def test_client_leaves_while_sending() -> None:
     """A client that leaves before its body is complete starts nothing and gets nothing."""
     connection = Connection()

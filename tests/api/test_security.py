@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from face_server.journal.keys import SqliteKeyRing
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
@@ -18,6 +17,7 @@ from face_server.api.examples import PICTURE_BASE64
 from face_server.api.services import Services
 from face_server.clock import SystemClock
 from face_server.domain.access import KeyRing, Role
+from face_server.journal.keys import SqliteKeyRing
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

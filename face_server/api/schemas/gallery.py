@@ -220,6 +220,13 @@ class EnrollAnswer(BaseModel):
 
 
 class ImportAnswer(BaseModel):
-    """What an import stored."""
+    """What an import did."""
 
-    collection: CollectionBody
+    collection: str
+    created: bool = Field(description="Whether the collection is new.")
+    identities_added: int
+    identities_skipped: int
+    identities_replaced: int
+    templates_added: int
+    templates_skipped: int
+    templates_replaced: int
