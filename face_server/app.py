@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+import cv2
 from fastapi import FastAPI
 
 from face_server import __version__
@@ -80,6 +81,8 @@ async def open_services(settings: Settings, metrics: Metrics | None = None) -> A
     """
     metrics = metrics or Metrics()
     async with AsyncExitStack() as stack:
+        # OpenCV's own threads would compete with the workers for the same cores.
+        cv2.setNumThreads(1)
         workers = stack.enter_context(Workers(settings.inference.workers or None))
         store = WeightsStore(settings.weights_folder, settings.models_path)
         found = await workers.run(_load, store, settings.models.detector, Task.DETECTOR)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, Self, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def available_cores() -> int:
@@ -48,3 +49,28 @@ class Workers:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+async def map_bounded(function: Callable[[T], Awaitable[R]], items: Sequence[T], limit: int) -> list[R]:
+    """``function`` of every item, in order, at most ``limit`` at once.
+
+    The first error cancels the others and is raised as it is, not inside a group.
+    """
+    if len(items) == 1:
+        return [await function(items[0])]
+    slots = asyncio.Semaphore(limit)
+
+    async def limited(item: T) -> R:
+        async with slots:
+            return await function(item)
+
+    error: Exception | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(limited(item)) for item in items]
+    except ExceptionGroup as errors:
+        error = errors.exceptions[0]
+    if error is not None:
+        # Outside of the handler: inside it the group would replace the error's own cause.
+        raise error
+    return [task.result() for task in tasks]

@@ -12,8 +12,8 @@ from face_server.domain.network import Network
 from face_server.domain.ports import Backend
 from face_server.errors import WeightsError
 from face_server.models.catalog import CatalogEntry
-from face_server.models.concurrent import map_bounded
 from face_server.models.families import embedder_family
+from face_server.workers import map_bounded
 
 _DIGEST_LENGTH = 12
 

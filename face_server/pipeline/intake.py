@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from face_server.domain.face import Face
 from face_server.domain.image import Image
 from face_server.domain.ports import AnalysisOptions, Analyzer, ImageCodec, ImageFetcher
 from face_server.errors import FaceServerError, InputTooLarge, InvalidInput
-from face_server.workers import Workers
+from face_server.workers import Workers, map_bounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,24 +115,15 @@ class Intake:
             raise InvalidInput("no images were sent", field="images")
         if len(sources) > self.limits.max_images:
             raise InputTooLarge(f"{len(sources)} images in one request, at most {self.limits.max_images} are allowed", field="images")
-        places = asyncio.Semaphore(self.limits.concurrency)
 
         async def one(source: Source) -> Extraction | FaceServerError:
-            async with places:
-                try:
-                    return await work(source)
-                except InvalidInput as error:
-                    return error
+            try:
+                return await work(source)
+            except InvalidInput as error:
+                return error
 
-        if len(sources) == 1:
-            return [await one(sources[0])]
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(source)) for source in sources]
-        except ExceptionGroup as failures:
-            # What is no picture's fault (a dependency away, a bound reached) fails the call, with the first cause.
-            raise failures.exceptions[0] from failures
-        return [task.result() for task in tasks]
+        # What is no picture's fault (a dependency away, a bound reached) fails the call.
+        return await map_bounded(one, sources, self.limits.concurrency)
 
 
 def _sha256(data: bytes) -> str:
