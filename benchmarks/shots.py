@@ -61,13 +61,12 @@ async def open_pipeline(weights: WeightsStore, detector: str, embedder: str, thr
 class Shots:
     """One face of each of N pictures. Rows of pictures without a face are NaN (crops are black).
 
-    ``probe`` holds raw N×d features as a search makes them, ``mirrored`` those of the mirrored
-    crop alone, ``template`` those that enrolment stores. ``size_px`` is the shorter side of the box.
+    ``probe`` holds raw N×d features as a search makes them, ``template`` those that enrolment stores.
+    ``size_px`` is the shorter side of the box.
     """
 
     found: Mask
     probe: Floats
-    mirrored: Floats
     template: Floats
     landmarks: Floats
     size_px: Floats
@@ -78,6 +77,11 @@ class Shots:
         """Write everything to an .npz file."""
         file.parent.mkdir(parents=True, exist_ok=True)
         np.savez(file, allow_pickle=False, **{field.name: getattr(self, field.name) for field in fields(self)})
+
+    @property
+    def mirrored(self) -> Floats:
+        """Raw features of the mirrored crops alone: templates are the mean of these and ``probe``."""
+        return 2 * self.template - self.probe
 
     @classmethod
     def load(cls, file: Path) -> Shots:
@@ -130,14 +134,13 @@ async def _shot(pipeline: Pipeline, file: Path) -> Shots:
         nothing = np.full((1, width), np.nan, np.float32)
         gap = np.full(1, np.nan, np.float32)
         landmarks = np.full((1, 5, 2), np.nan, np.float32)
-        return Shots(np.zeros(1, np.bool_), nothing, nothing, nothing, landmarks, gap, gap, np.zeros((1, 112, 112, 3), np.uint8))
+        return Shots(np.zeros(1, np.bool_), nothing, nothing, landmarks, gap, gap, np.zeros((1, 112, 112, 3), np.uint8))
     crops = face.crop[None]
-    mirrored, template = await asyncio.gather(pipeline.embedder.embed(crops[:, :, ::-1]), pipeline.embedder.embed(crops, mirror=True))
+    template = await pipeline.embedder.embed(crops, mirror=True)
     box = face.detection.box
     return Shots(
         np.ones(1, np.bool_),
         (face.embedding.vector * np.float32(face.embedding.norm))[None],
-        mirrored.vectors * mirrored.norms[:, None],
         template.vectors * template.norms[:, None],
         face.detection.landmarks[None],
         np.array([min(box.width, box.height)], np.float32),
