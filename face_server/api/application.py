@@ -14,7 +14,6 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.staticfiles import StaticFiles
 
 from face_server import __version__, web
 from face_server.api import openapi, problems
@@ -25,6 +24,7 @@ from face_server.api.middleware.bodies import Bodies, BodyLimits, Cancellation
 from face_server.api.middleware.observation import Observation
 from face_server.api.routers import analysis, collections, console, documentation, identities, recognition, system, templates, transfer
 from face_server.api.services import Services
+from face_server.api.static_files import FreshFiles
 from face_server.telemetry import Metrics
 
 _ROUTERS: tuple[APIRouter, ...] = (
@@ -93,7 +93,7 @@ def create_api(
         app.include_router(router)
     # Static files ask for media types, whose table is read from disk: now rather than in a request.
     mimetypes.init()
-    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+    app.mount("/static", FreshFiles(directory=_STATIC), name="static")
     _document_once(app)
     return app
 

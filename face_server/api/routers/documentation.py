@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 
 router = APIRouter(include_in_schema=False)
 
@@ -51,12 +51,6 @@ _REDOC = """<!doctype html>
 </body>
 </html>
 """
-
-
-@router.get("/")
-async def root() -> Response:
-    """Lead people to the documentation."""
-    return RedirectResponse("/docs")
 
 
 @router.get("/docs")

@@ -1,0 +1,171 @@
+/** The collection in use, its people, and their crops. One copy for all views. */
+
+import { call, change, collectionPath, get, getPages } from "./api.js";
+
+const COLLECTION_ITEM = "face_server.collection";
+const MOST_PEOPLE = 5000;
+const MOST_CROPS = 500;
+const AT_ONCE = 6;
+
+const changes = new EventTarget();
+let collections = [];
+let chosen = null;
+let people = null;
+const covers = new Map();
+const crops = new Map();
+let running = 0;
+const waiting = [];
+
+/** Call `listener` after the collection in use or anything in it has changed. */
+export function onChange(listener) {
+  changes.addEventListener("change", listener);
+}
+
+/** Read the collections and keep or choose the one in use: the one used before, else `preferred`, else the first. */
+export async function loadCollections(preferred) {
+  ({ items: collections } = await getPages("/v1/collections", "collections", 1000));
+  const wanted = [chosen, sessionStorage.getItem(COLLECTION_ITEM), preferred];
+  chosen = wanted.find((name) => collections.some((one) => one.name === name)) ?? collections[0]?.name ?? null;
+  return collections;
+}
+
+/** The collection in use, or undefined when there is none. */
+export function collection() {
+  return collections.find((one) => one.name === chosen);
+}
+
+/** The names of all collections. */
+export function collectionNames() {
+  return collections.map((one) => one.name);
+}
+
+/** Use another collection. */
+export function useCollection(name) {
+  chosen = name;
+  sessionStorage.setItem(COLLECTION_ITEM, name);
+  forget();
+  changes.dispatchEvent(new Event("change"));
+}
+
+/** Everybody in the collection, by name; at most 5,000 people: `complete` tells whether these are all. */
+export function everybody() {
+  people ??= readPeople().catch((error) => {
+    people = null;
+    throw error;
+  });
+  return people;
+}
+
+/** The people of exactly this name. */
+export async function namesakes(name) {
+  const { items, complete } = await everybody();
+  if (complete) return items.filter((one) => one.name === name);
+  return (await get(path("identities"), { query: { name } })).identities;
+}
+
+/** One person with templates. */
+export async function person(id) {
+  const found = await get(path("identities", id));
+  covers.set(id, coverOf(found));
+  return found;
+}
+
+/** The id of the template whose crop stands for a person, or null. */
+export async function cover(id) {
+  if (!covers.has(id)) await inTurn(() => person(id));
+  return covers.get(id);
+}
+
+/** An address (blob:) of a template's crop. */
+export function crop(template) {
+  if (!crops.has(template)) {
+    if (crops.size >= MOST_CROPS) dropCrop(crops.keys().next().value);
+    const loading = inTurn(async () => URL.createObjectURL(await (await call("GET", path("templates", template, "crop.jpg"))).blob()));
+    loading.catch(() => crops.delete(template));
+    crops.set(template, loading);
+  }
+  return crops.get(template);
+}
+
+/** Create a person without templates. */
+export function createPerson(name) {
+  return changed("POST", path("identities"), { json: { name } });
+}
+
+/** Enrol a picture (a Blob): for the person `id`, or for a new person called `name` where `id` is null. */
+export function enroll({ id, name, picture, source, override }) {
+  const form = new FormData();
+  form.append("files", picture, "photo");
+  form.append("source", source.slice(0, 200));
+  form.append("override", String(Boolean(override)));
+  if (id === null) form.append("name", name);
+  return changed("POST", id === null ? path("identities") : path("identities", id, "templates"), { body: form });
+}
+
+/** Rename a person. */
+export function rename(id, name) {
+  return changed("PATCH", path("identities", id), { json: { name } });
+}
+
+/** Give all templates of a person to another one. */
+export function merge(id, into) {
+  return changed("POST", path("identities", id, "merge"), { json: { into } });
+}
+
+/** Erase a person. */
+export function removePerson(id) {
+  return changed("DELETE", path("identities", id));
+}
+
+/** Erase a template. */
+export async function removeTemplate(id) {
+  await changed("DELETE", path("templates", id));
+  dropCrop(id);
+}
+
+async function changed(method, address, options) {
+  const answer = await change(method, address, options);
+  people = null;
+  covers.clear();
+  await loadCollections();
+  changes.dispatchEvent(new Event("change"));
+  return answer;
+}
+
+async function readPeople() {
+  const { items, complete } = await getPages(path("identities"), "identities", MOST_PEOPLE);
+  const order = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
+  return { items: items.sort((a, b) => order.compare(a.name, b.name)), complete };
+}
+
+function path(...below) {
+  return [collectionPath(chosen), ...below.map(encodeURIComponent)].join("/");
+}
+
+function coverOf(found) {
+  const [best] = found.templates.filter((one) => one.has_crop).sort((a, b) => b.quality - a.quality);
+  return best?.id ?? null;
+}
+
+function forget() {
+  people = null;
+  covers.clear();
+  for (const template of [...crops.keys()]) dropCrop(template);
+}
+
+function dropCrop(template) {
+  crops.get(template)?.then(URL.revokeObjectURL, () => {});
+  crops.delete(template);
+}
+
+/** Run `work` when fewer than AT_ONCE others run: a long list must not ask for everything at once. */
+async function inTurn(work) {
+  if (running >= AT_ONCE) await new Promise((resume) => waiting.push(resume));
+  running += 1;
+  try {
+    return await work();
+  } finally {
+    running -= 1;
+    waiting.shift()?.();
+  }
+}
