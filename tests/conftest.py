@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from face_server.cli import run
 from face_server.errors import WeightsError
 from face_server.models.catalog import CATALOG, READY_DEFAULTS
 from face_server.models.weights import WeightsStore
@@ -75,10 +77,10 @@ class Ended:
 
 
 class Command:
-    """The installed ``face-server``, without the settings of whoever runs the tests."""
+    """``face-server``, without the settings of whoever runs the tests."""
 
     def line(self, *arguments: object) -> list[str]:
-        """The command line."""
+        """The command line of the installed script."""
         return [str(Path(sys.executable).with_name("face-server")), *map(str, arguments)]
 
     def environment(self, **variables: str) -> dict[str, str]:
@@ -86,10 +88,15 @@ class Command:
         return {name: value for name, value in os.environ.items() if not name.startswith("FACE_SERVER_")} | variables
 
     def __call__(self, *arguments: object, **variables: str) -> Ended:
-        """Run it and wait for its end."""
-        environment = self.environment(**variables)
-        ended = subprocess.run(self.line(*arguments), capture_output=True, text=True, timeout=100, check=False, env=environment)
-        return Ended(ended.returncode, ended.stdout, ended.stderr)
+        """Run it to its end in this process, which saves a second of imports."""
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            for name in os.environ.keys() - self.environment().keys():
+                patch.delenv(name)
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            code = run([str(argument) for argument in arguments])
+        return Ended(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+
 import pytest
 
 from face_server import __version__
@@ -16,6 +19,16 @@ def test_without_arguments_it_explains_itself(face_server):
     for name in commands.split():
         assert f"  {name}" in listed, name
     assert face_server("--version").out.strip() == f"face-server {__version__}"
+
+
+def test_the_installed_script_ends_as_the_function_does(face_server):
+    """The script on the PATH passes on what is printed, and the exit code."""
+    line, environment = face_server.line("config", "--json"), face_server.environment(FACE_SERVER_PORT="1234")
+    ended = subprocess.run(line, capture_output=True, text=True, check=True, env=environment)
+    assert json.loads(ended.stdout)["port"] == 1234
+    environment = face_server.environment(FACE_SERVER_PROT="1")
+    refused = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
+    assert (refused.returncode, refused.stdout, len(refused.stderr.splitlines())) == (2, "", 1)
 
 
 def test_an_unknown_variable_is_refused_in_one_line(face_server):
