@@ -105,6 +105,7 @@ def _print_welcome(settings: Settings, services: Services, port: int) -> None:
     access = "no API key needed" if services.keys is None else "every request needs an API key (face-server keys create)"
     out.print(f"face_server {services.version} serves on {address}", style="bold green")
     for name, value in (
+        ("open", f"{address}/"),
         ("try it", f"{address}/docs"),
         ("read it", f"{address}/redoc"),
         ("health", f"{address}/readyz"),

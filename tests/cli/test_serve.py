@@ -14,7 +14,7 @@ import pytest
 def test_serve_tells_where_to_click_and_answers(server, shared):
     """The printed pages exist, the licences are named, and a posted picture gets its faces."""
     process, address = server.process, server.address
-    for page in ("/docs", "/redoc", "/metrics", "/openapi.json", "/healthz"):
+    for page in ("/", "/docs", "/redoc", "/metrics", "/openapi.json", "/healthz"):
         assert httpx.get(address + page).status_code == 200, page
     photo = base64.b64encode((shared / "data/photos/scenes/obama1.jpg").read_bytes()).decode()
     answer = httpx.post(f"{address}/extract", json={"images": {"data": [photo]}}).json()
