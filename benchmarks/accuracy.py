@@ -177,8 +177,9 @@ def page(runs: Sequence[Run], roc: str) -> str:
         "### Impostor tails",
         (
             "Mirror-averaged templates against plain probes of other people, as in a search. Thresholds for a gallery of N people take "
-            "the similarity at FMR 1 − (1 − FPIR)^(1/N). The table that ships ends at 10^−4.5 and is continued with its last slope: beyond "
-            "it a few pictures decide, and among them people whom LFW lists under two names."
+            "the similarity at FMR 1 − (1 − FPIR)^(1/N); with T templates in all, √(N·T) takes the place of N. The table that ships ends "
+            "at 10^−4.5 and is continued with its last slope: beyond it a few pictures decide, and among them people whom LFW lists "
+            "under two names."
         ),
         *(part for run in runs for part in (f"{run.title}:", tail_table(run))),
         "### Several photos of a person",

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from face_server.domain.image import Floats
 
 BEST_WEIGHT = 0.5
-"""Share of the nearest template in a person's score; the rest is the similarity to their mean."""
+"""Share of the nearest template in a person's score; the rest is the similarity to their mean.
+
+Measured by ``benchmarks.accuracy`` with three photos of each of 333 people of LFW and sface: at FPIR
+1 % the best alone, the halves and anything between miss 0.88 % of 568 probes, the mean alone 1.06 %,
+one photo 1.58 %. That does not tell the rules apart; halves keep FPIR lower at equal threshold than
+the best alone, and still find a person of whom a single template is like the probe.
+"""
 
 DECIMALS = 6
 """Places to which similarities are rounded: far finer than half floats, so that equal templates tie exactly."""
