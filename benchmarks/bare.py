@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import onnxruntime
-import simplejpeg
+import simplejpeg  # type: ignore[import-untyped]  # ships no types
 from numpy.typing import NDArray
 
 from face_server.domain.alignment import aligned_crop
@@ -37,7 +37,7 @@ def onnx_runner(path: Path) -> Run:
 
 def openvino_runner(path: Path) -> Callable[[], Run]:
     """A bare OpenVINO model at its default precision, one thread a request; one runner a thread."""
-    import openvino
+    import openvino  # type: ignore[import-untyped]  # ships no types
 
     core = openvino.Core()
     compiled = core.compile_model(str(path), "CPU", {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": "2", "INFERENCE_NUM_THREADS": "2"})
@@ -61,7 +61,8 @@ def pipeline(detector: CatalogEntry, detect: Run, embed: Run, *, max_size_px: in
 
     def run(data: bytes) -> int:
         jpeg = data[:3] == b"\xff\xd8\xff"
-        picture = simplejpeg.decode_jpeg(data, colorspace="BGR") if jpeg else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        decoded = simplejpeg.decode_jpeg(data, colorspace="BGR") if jpeg else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        picture = np.asarray(decoded, np.uint8)
         height, width = picture.shape[:2]
         box = Letterbox.fit(width, height, max_size_px)
         canvas = np.zeros((1, box.height, box.width, 3), np.uint8)

@@ -20,8 +20,8 @@ def work(detector_path: str, embedder_path: str, pictures: list[bytes], seconds:
     import cv2
     import numpy as np
     import onnxruntime
-    from insightface.app.common import Face
-    from insightface.model_zoo import model_zoo
+    from insightface.app.common import Face  # type: ignore[import-not-found]  # lives in an environment of its own
+    from insightface.model_zoo import model_zoo  # type: ignore[import-not-found]  # likewise
 
     cv2.setNumThreads(1)
     options = onnxruntime.SessionOptions()

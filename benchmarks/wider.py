@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import time
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from benchmarks.report import replace_section, table
 from face_server.backends.onnx import OnnxBackend
 from face_server.domain.face import Detection
 from face_server.domain.geometry import boxes_iou
@@ -116,28 +117,34 @@ def _read(path: Path) -> Image:
 
 async def _main(arguments: argparse.Namespace) -> None:
     cv2.setNumThreads(1)
-    store = WeightsStore(arguments.models, arguments.search)
+    store = WeightsStore(arguments.models, [arguments.shared / "models"])
     names: list[str] = arguments.detector or [name for name, entry in store.catalog.items() if entry.task is Task.DETECTOR]
-    print(f"{'detector':22} {'easy':>6} {'medium':>6} {'hard':>6} {'s':>6}")
+    rows = []
     for name in names:
         with Workers() as workers:
             backend = OnnxBackend([store.pull(name)], workers)
             detector = NetworkDetector(store.entry(name), backend, workers, DetectorOptions(second_pass=False))
-            began = time.perf_counter()
-            result = await evaluate(detector, arguments.data, max_size_px=arguments.max_size)
+            result = await evaluate(detector, arguments.shared / "data" / "wider", max_size_px=arguments.max_size)
             await backend.close()
-        print(f"{name:22} {' '.join(f'{result[level]:6.3f}' for level in DIFFICULTIES)} {time.perf_counter() - began:6.1f}")
+        rows.append([name, *(f"{result[level]:.3f}" for level in DIFFICULTIES)])
+    section = f"## Detection\n\n{_METHOD.format(size=arguments.max_size)}\n\n{table(['detector', *DIFFICULTIES], rows)}\n"
+    sys.stdout.write(section)
+    if arguments.out:
+        replace_section(arguments.out, "detection", section)
+
+
+_METHOD = """Average precision on 249 pictures of WIDER FACE val (official easy, medium and hard lists, IoU 0.5) at long side {size} px,
+one pass."""
 
 
 def main() -> None:
-    """Evaluate detectors and print a table."""
-    shared = Path(__file__).resolve().parents[2] / "shared"
+    """Evaluate detectors and print the section."""
     parser = argparse.ArgumentParser(description="average precision on WIDER FACE")
     parser.add_argument("--detector", action="append", help="name in the catalogue; may be repeated; default: all")
-    parser.add_argument("--data", type=Path, default=shared / "data" / "wider")
-    parser.add_argument("--models", type=Path, default=Path.home() / ".cache" / "face_server" / "models")
-    parser.add_argument("--search", type=Path, action="append", default=[shared / "models"])
+    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with data/ and models/")
+    parser.add_argument("--models", type=Path, default=Path("data/models"), help="folder of installed networks")
     parser.add_argument("--max-size", type=int, default=640)
+    parser.add_argument("--out", type=Path, help="page whose section is replaced")
     asyncio.run(_main(parser.parse_args()))
 
 
