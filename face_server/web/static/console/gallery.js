@@ -16,9 +16,25 @@ const crops = new Map();
 let running = 0;
 const waiting = [];
 
-/** Call `listener` after the collection in use or anything in it has changed. */
+/** Call `listener` after this page has changed the collection in use, or which one is in use. */
 export function onChange(listener) {
   changes.addEventListener("change", listener);
+}
+
+/** Call `listener` after `refresh` found that somebody else has changed it. */
+export function onNews(listener) {
+  changes.addEventListener("news", listener);
+}
+
+/** Look whether others have enrolled or erased people meanwhile: the command line, another program. */
+export async function refresh() {
+  const before = collection();
+  await loadCollections();
+  const after = collection();
+  if (before?.identity_count === after?.identity_count && before?.template_count === after?.template_count) return;
+  people = null;
+  covers.clear();
+  changes.dispatchEvent(new Event("news"));
 }
 
 /** Read the collections and keep or choose the one in use: the one used before, else `preferred`, else the first. */

@@ -16,6 +16,7 @@ try {
   await gallery.loadCollections(info.defaults.collection);
   choice();
   gallery.onChange(choice);
+  gallery.onNews(choice);
   recognise.start();
   people.start();
   addEventListener("hashchange", route);

@@ -31,6 +31,9 @@ export function start() {
   });
   const add = byId("add-person");
   add.addEventListener("click", () => whilePressed(add, addPerson));
+  gallery.onNews(() => {
+    stale = true;
+  });
   gallery.onChange(() => {
     stale = true;
     if (!byId("people").hidden) refresh();
@@ -42,6 +45,7 @@ export async function open(id) {
   const moved = opened !== id && opened !== undefined;
   opened = id;
   columns().classList.toggle("opened", id !== null);
+  await gallery.refresh().catch(() => {});
   if (stale || moved) await refresh(moved);
   if (moved && id === null) byId("main").focus({ preventScroll: true });
 }

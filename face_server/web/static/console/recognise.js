@@ -96,11 +96,12 @@ async function identify(signal) {
   const small = byId("small").checked ? { max_size: SMALL_FACES_PX } : {};
   const collection = gallery.collection();
   if (!collection) throw new Error("There is no collection on this server. Create one with PUT /v1/collections/default.");
-  const reply = await call("POST", `${collectionPath(collection.name)}/identify`, {
+  const asked = call("POST", `${collectionPath(collection.name)}/identify`, {
     query: { quality: true, limit: 3, ...small },
     body: shown.picture.blob,
     signal,
   });
+  const [reply] = await Promise.all([asked, gallery.refresh()]);
   const answer = await reply.json();
   const [found] = answer.images;
   if (found.width !== shown.picture.width || found.height !== shown.picture.height) {

@@ -1,0 +1,209 @@
+"""A real browser without a network, and the server that it visits."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select
+
+# Nothing but the server itself resolves: whatever a page loads from elsewhere fails and is logged.
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--window-size=1360,900",
+)
+WAIT_S = 30
+
+# A refusal of the API is part of what a test does; the browser notes it as a failed load.
+REFUSAL = re.compile(r"/(v1|console)/\S* - Failed to load resource: the server responded with a status of 4\d\d")
+
+
+class Page:
+    """What a visitor sees and does, with waiting built in."""
+
+    def __init__(self, browser: Chrome, address: str) -> None:
+        self.browser = browser
+        self.address = address
+
+    def visit(self, path: str = "/") -> None:
+        """Load a page of the server afresh."""
+        self.browser.get("about:blank")
+        self.browser.get(self.address + path)
+
+    def all(self, css: str, text: str = "") -> list[WebElement]:
+        """The visible elements with ``text`` in them, as they are now."""
+        return [one for one in self.browser.find_elements(By.CSS_SELECTOR, css) if one.is_displayed() and text in one.text]
+
+    def texts(self, css: str) -> list[str]:
+        """The texts of the visible elements, as they are now."""
+        return [one.text for one in self.all(css)]
+
+    def one(self, css: str, text: str = "") -> WebElement:
+        """The first visible element with ``text`` in it; waits for it."""
+        return self.until(lambda: self.all(css, text), f"{css} with {text!r}")[0]
+
+    def press(self, css: str, text: str = "") -> None:
+        """Press a button or follow a link as soon as it is there and enabled."""
+
+        def push() -> bool:
+            button = next((one for one in self.all(css, text) if one.is_enabled()), None)
+            if button is not None:
+                self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+                button.click()
+            return button is not None
+
+        self.until(push, f"{css} with {text!r} to press")
+
+    def reads(self, css: str, *expected: str) -> None:
+        """Wait until the texts of the visible elements are these."""
+        self.until(lambda: self.texts(css) == list(expected), f"{css} to read {expected}")
+
+    def type(self, css: str, text: str) -> None:
+        """Replace what is in a field."""
+        field = self.one(css)
+        field.clear()
+        field.send_keys(text)
+
+    def choose_files(self, css: str, *paths: Path) -> None:
+        """Choose files as in the system's dialog. Their field need not be visible."""
+        find = self.browser.find_elements
+        self.until(lambda: find(By.CSS_SELECTOR, css), css)[0].send_keys("\n".join(str(path) for path in paths))
+
+    def open_photo(self, path: Path) -> None:
+        """Open a photo in the first view and wait for its analysis."""
+        self.press("nav a", "Recognise")
+        self.browser.execute_script("document.getElementById('summary').textContent = ''")
+        self.choose_files("#file", path)
+        self.until(lambda: re.match(r"\d+ face|No face", self.one("#summary").text), "the analysis")
+
+    def use(self, collection: str) -> None:
+        """Choose a collection in the page's head."""
+        self.until(lambda: collection in self.one("#collection").text, f"the collection {collection}")
+        Select(self.one("#collection")).select_by_value(collection)
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """Run a script in the page."""
+        return self.browser.execute_script(script, *arguments)
+
+    def complaints(self) -> list[str]:
+        """Failed loads, violated policies and exceptions since the last call, without refusals of the API."""
+        messages = [entry["message"] for entry in self.browser.get_log("browser")]
+        return [message for message in messages if not REFUSAL.search(message)]
+
+    def until(self, condition: Callable[[], Any], what: str) -> Any:
+        """Wait until the condition holds; its value."""
+        end = time.monotonic() + WAIT_S
+        while time.monotonic() < end:
+            # Elements may be replaced while they are looked at.
+            with contextlib.suppress(StaleElementReferenceException):
+                if value := condition():
+                    return value
+            time.sleep(0.05)
+        pytest.fail(f"waited {WAIT_S} s for {what}; complaints: {self.complaints()}; the page reads:\n{self.texts('body')}")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """Chromium with an empty profile that reaches nothing but 127.0.0.1."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver)) as opened:
+        opened.set_page_load_timeout(WAIT_S)
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def serve(face_server: Any) -> Callable[..., Any]:
+    """A context that runs ``face-server serve`` over a data folder on a free port and gives its address."""
+
+    @contextlib.contextmanager
+    def serving(data: Path, **variables: str) -> Iterator[str]:
+        line, environment = face_server.line("serve", "--port", "0", "--data", data), face_server.environment(**variables)
+        log = (data / "log.txt").open("w+")
+        with log, subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as process:
+            assert process.stdout is not None
+            address = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+            try:
+                if address is None:
+                    pytest.fail(f"the server did not start: {(data / 'log.txt').read_text()}")
+                yield address.group()
+            finally:
+                process.kill()
+        assert "Traceback" not in (data / "log.txt").read_text()
+
+    return serving
+
+
+@pytest.fixture(scope="session")
+def address(serve: Callable[..., Any], make_data: Callable[[], Path]) -> Iterator[str]:
+    """A server for all tests here, each of which has a collection of its own. It may fetch pictures from 127.0.0.1."""
+    with serve(make_data(), FACE_SERVER_FETCH__ALLOWED_HOSTS="127.0.0.1") as address:
+        yield address
+
+
+@pytest.fixture
+def collection(address: str, request: pytest.FixtureRequest) -> str:
+    """An empty collection, named after the test."""
+    name = re.sub(r"\W", "-", request.node.name)[:64]
+    httpx.put(f"{address}/v1/collections/{name}").raise_for_status()
+    return name
+
+
+@pytest.fixture
+def page(browser: Chrome, address: str) -> Iterator[Page]:
+    """The browser, about to visit. Afterwards it must have had nothing to complain about."""
+    page = Page(browser, address)
+    page.complaints()
+    yield page
+    assert page.complaints() == []
+
+
+@pytest.fixture
+def console(page: Page, collection: str) -> Page:
+    """The console, with an empty collection chosen."""
+    page.visit("/")
+    page.use(collection)
+    page.reads("#people-count", "0")
+    return page
+
+
+@pytest.fixture
+def enroll(address: str, collection: str, shared: Path) -> Callable[..., str]:
+    """Enrols somebody by photos of a folder in photos/people and returns the id."""
+
+    def enrolled(name: str, *photos: str) -> str:
+        files = [("files", (shared / "data/photos/people" / photo).read_bytes()) for photo in photos]
+        reply = httpx.post(f"{address}/v1/collections/{collection}/identities", data={"name": name, "override": "true"}, files=files)
+        assert reply.status_code == 201, reply.text
+        identity: str = reply.json()["identity"]["id"]
+        return identity
+
+    return enrolled
