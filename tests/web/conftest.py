@@ -109,7 +109,7 @@ class Page:
 
     def complaints(self) -> list[str]:
         """Failed loads, violated policies and exceptions since the last call, without refusals of the API."""
-        messages = [entry["message"] for entry in self.browser.get_log("browser")]
+        messages = [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
         return [message for message in messages if not REFUSAL.search(message)]
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:

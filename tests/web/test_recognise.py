@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import http.server
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,10 @@ def test_boxes_lead_to_the_list(console, enroll, scenes):
     assert console.run("return document.activeElement.textContent") == "2Obama"
     assert "Match: " in console.texts(".face")[1]
     assert "about 1 % of strangers" in console.one("#rule").text
+    console.press(".face summary", "Good enough to remember.")
+    assert re.fullmatch(
+        r"Size\n\d+ px\nSharpness\n0\.\d\d\nBrightness\n0\.\d\d\nTurn, nod, tilt\n.*°\nDetection score\n0\.\d\d", console.one("dl").text
+    )
 
 
 def test_a_known_name_asks_who_it_is(console, enroll, scenes):

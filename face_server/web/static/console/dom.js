@@ -2,7 +2,7 @@
 
 /**
  * An element. `attributes` whose name starts with "on" are listeners, true sets a bare attribute,
- * false and null leave it out. Children are nodes or text; null and false are left out.
+ * false and null leave it out. Children are nodes, text, or lists of them; null and false are left out.
  */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -47,5 +47,5 @@ export function sentence(text) {
 }
 
 function present(children) {
-  return children.flat().filter((child) => child !== null && child !== undefined && child !== false);
+  return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 }

@@ -52,6 +52,7 @@ function steps() {
   const advice = nobody
     ? ["Nobody is enrolled yet. Open a photo of somebody you know.", "Press “Remember as…” beside the face and type the name.", "Open another photo: the face has its name."]
     : ["Open a photo.", "Each face gets its name, or “unknown”.", "Press “Remember as…” beside an unknown face to give it a name."];
+  say("How it works");
   fill(byId("faces"), advice.map((text) => h("li", { class: "step" }, text)));
 }
 
@@ -163,7 +164,7 @@ function say(text) {
 }
 
 function fail(error) {
-  say("");
+  say("That did not work.");
   byId("rule").textContent = "";
   fill(byId("faces"), h("li", {}, errorLine(error)));
 }

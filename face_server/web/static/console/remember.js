@@ -40,7 +40,10 @@ export function rememberForm({ cut, source, done, cancel }) {
     const name = input.value.trim();
     try {
       await ask();
-      if (!who.reportValidity()) return;
+      if (who.required && !who.value) {
+        who.focus();
+        return;
+      }
       await gallery.enroll({ id: who.required && who.value !== NEW ? who.value : null, name, picture: await cut(), source, override });
       done(name);
     } catch (error) {
