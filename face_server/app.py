@@ -246,4 +246,5 @@ def _api_options(settings: Settings) -> ApiOptions:
         max_concurrent_requests=http.max_concurrent_requests,
         max_waiting_requests=http.max_waiting_requests,
         cors_origins=http.cors_origins,
+        hosts=http.hosts,
     )

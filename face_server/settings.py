@@ -113,7 +113,12 @@ class HttpSettings(_Section):
     max_waiting_requests: int = Field(256, ge=0, description="Requests that may wait for their turn; more get 503 with Retry-After.")
     cors_origins: Words = Field((), description="Origins that browsers may call from, separated by commas. None by default.")
 
-    @field_validator("cors_origins", mode="before")
+    hosts: Words = Field(
+        (),
+        description="Host names, separated by commas, that a server without keys answers to, beside addresses and local names.",
+    )
+
+    @field_validator("cors_origins", "hosts", mode="before")
     @classmethod
     def _split_origins(cls, value: object) -> object:
         return _words(value)

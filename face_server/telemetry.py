@@ -20,7 +20,7 @@ _LATENCY_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2
 _LAG_PERIOD_S = 0.01
 
 # Times of creation double the number of series and nobody asks for them.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 # What a log line must never hold: credentials in headers, URLs and key=value text, and base64 long

@@ -22,6 +22,7 @@ from face_server.api.compat import insightface_rest
 from face_server.api.middleware.admission import Admission, House, Turn
 from face_server.api.middleware.bodies import Bodies, BodyLimits, Cancellation
 from face_server.api.middleware.observation import Observation
+from face_server.api.middleware.origins import Origins
 from face_server.api.routers import analysis, collections, console, documentation, identities, recognition, system, templates, transfer
 from face_server.api.services import Services
 from face_server.api.static_files import FreshFiles
@@ -46,7 +47,7 @@ _STATIC = Path(web.__file__).parent / "static"
 
 @dataclass(frozen=True, slots=True)
 class ApiOptions:
-    """Bounds of the HTTP layer, and the origins that browsers may call from (none by default).
+    """Bounds of the HTTP layer, the origins that browsers may call from and the names it answers to without keys.
 
     A body has at most ``max_body_bytes`` (imports: ``max_import_bytes``) and arrives within
     ``body_timeout_s``; all bodies in memory together have at most ``max_buffered_bytes``.
@@ -59,6 +60,7 @@ class ApiOptions:
     max_concurrent_requests: int = 64
     max_waiting_requests: int = 256
     cors_origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
 
 
 def create_api(
@@ -121,6 +123,7 @@ def _middleware(options: ApiOptions, metrics: Metrics) -> list[Middleware]:
     return [
         *cors,
         Middleware(Observation, metrics=metrics),
+        Middleware(Origins, cors_origins=options.cors_origins, hosts=options.hosts),
         Middleware(House, admission=admission),
         Middleware(Bodies, limits=bodies),
         Middleware(Cancellation),
