@@ -15,7 +15,7 @@ from face_server.gallery.people import People, Slots
 from face_server.gallery.scoring import DECIMALS, person_scores, stretches
 from face_server.gallery.shared_lock import SharedLock
 
-_FIRST_NEAREST = 256
+_FIRST_NEAREST = 64
 _NEAREST_A_PERSON = 8
 _BELOW_ALL = -2.0
 _LOOSE_STRETCH = 1.5
@@ -138,7 +138,7 @@ class CollectionIndex:
     def search(self, probes: Floats, limit: int, executor: Executor | None = None) -> list[list[Nearest]]:
         """For each of n×d unit ``probes`` the ``limit`` nearest people, best first, each once.
 
-        Exact by ``scoring.person_scores``. The k = max(256, 8·limit) rows nearest to the probe give
+        Exact by ``scoring.person_scores``. The k = max(64, 8·limit) rows nearest to the probe give
         the people to score, with all their templates. A person without a row among them has no
         template nearer than the last of the k, so scores at most that times the largest stretch
         (``scoring.stretches``) of anybody. If the last person found does not score higher than
@@ -169,13 +169,15 @@ class CollectionIndex:
 
     def _nearest(self, probe: Floats, similarities: Floats, rows: Rows, limit: int) -> list[Nearest]:
         """The ``limit`` best of the people who own ``rows`` or are loose, scored no more than needed."""
-        slots, places = np.unique(self._people.owners[rows], return_inverse=True)
-        nearest = np.full(len(slots), -1.0, np.float32)
-        np.maximum.at(nearest, places, similarities)
+        slots, nearest = self._people.owners[rows].astype(np.int64), similarities
+        if self._people.counts[slots].max() > 1:
+            slots, places = np.unique(slots, return_inverse=True)
+            nearest = np.full(len(slots), -1.0, np.float32)
+            np.maximum.at(nearest, places, similarities)
         ceilings = self._ceiling(nearest, stretches(self._people.counts[slots], self._people.lengths[slots]))
         loose = np.fromiter(self._loose, np.int64, len(self._loose))
         promising = np.argsort(-ceilings)
-        first = np.union1d(slots[promising[: 4 * limit]], loose)
+        first = np.union1d(slots[promising[: 4 * limit]], loose) if len(loose) else np.sort(slots[promising[: 4 * limit]])
         people = self._score(probe, first, limit)
         if len(people) < limit:
             return people

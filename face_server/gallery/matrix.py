@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from face_server.domain.image import Floats
+from face_server.workers import available_cores
 
 Rows = NDArray[np.int64]
+Found = tuple[Floats, Rows]
 
 PIECE_ROWS = 65_536
 _FIRST_ROWS = 256
+_PIECES_A_LANE = 1
 
 
 def _grown(capacity: int, needed: int) -> int:
@@ -128,6 +131,10 @@ class Piece:
         self._codes = faiss.rev_swig_ptr(self._index.codes.data(), size).view(np.float16).reshape(capacity, self._dimension)
 
 
+def _all(search: Callable[[Piece], Found], pieces: Sequence[Piece]) -> list[Found]:
+    return [search(piece) for piece in pieces]
+
+
 class Matrix:
     """N×d unit rows as half floats, in pieces; all but the last piece are full.
 
@@ -196,9 +203,13 @@ class Matrix:
         return similarities, np.concatenate([part + place * PIECE_ROWS for place, (_, part) in enumerate(found)])
 
     def _each(self, search: Callable[[Piece], tuple[Floats, Rows]], executor: Executor | None) -> list[tuple[Floats, Rows]]:
-        if executor is None or len(self._pieces) < 2:
+        lanes = 1 if executor is None else min(available_cores(), len(self._pieces) // _PIECES_A_LANE)
+        if executor is None or lanes < 2:
             return [search(piece) for piece in self._pieces]
-        return list(executor.map(search, self._pieces))
+        # Every lane takes each lanes-th piece, and the calling thread is one of them: few threads to wake.
+        others = [executor.submit(_all, search, self._pieces[lane::lanes]) for lane in range(1, lanes)]
+        found = [_all(search, self._pieces[::lanes]), *(other.result() for other in others)]
+        return [found[place % lanes][place // lanes] for place in range(len(self._pieces))]
 
     def _row(self, row: int) -> NDArray[np.float16]:
         view: NDArray[np.float16] = self._pieces[row // PIECE_ROWS].codes[row % PIECE_ROWS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -62,6 +63,8 @@ class SqliteGallery:
         self._readers = readers
         self._writer = writer
         self._indexes = indexes
+        # The key of each collection when it was last searched: a guess that saves looking it up twice.
+        self._keys: dict[str, int] = {}
         self._scanners = ThreadPoolExecutor(workers.threads, thread_name_prefix="gallery-scan")
 
     @classmethod
@@ -164,8 +167,7 @@ class SqliteGallery:
 
         def search(connection: sqlite3.Connection, index: CollectionIndex, _: store.StoredCollection) -> list[list[Candidate]]:
             found = index.search(probes.vectors, limit, self._scanners)
-            people, templates = _named(connection, found)
-            ranked = [[_candidate(one, people, templates) for one in nearest] for nearest in found]
+            ranked = _candidates(connection, found)
             return [sorted(some, key=lambda one: (-one.similarity, one.identity.id))[:limit] for some in ranked]
 
         return await self._workers.run(self._with_index, collection, probes, search)
@@ -177,9 +179,8 @@ class SqliteGallery:
             key, identity = store.identity_with_id(connection, stored, identity_id)
             if not identity.templates:
                 raise NotFound(f"identity {identity_id!r} has no template", field="identity_id")
-            found = index.compare(key, probes.vectors)
-            people, templates = _named(connection, [found])
-            return [_candidate(one, people, templates) for one in found]
+            (candidates,) = _candidates(connection, [index.compare(key, probes.vectors)])
+            return candidates
 
         return await self._workers.run(self._with_index, collection, probes, compare)
 
@@ -241,17 +242,18 @@ class SqliteGallery:
         """
         with self._readers.borrow() as connection:
             for _ in range(_ATTEMPTS):
-                with snapshot(connection):
+                key = self._keys.get(collection)
+                index = None if key is None else self._indexes.get(key)
+                with index.lock.shared() if index else contextlib.nullcontext(), snapshot(connection):
                     stored = store.collection_named(connection, collection)
-                check_probes(probes, collection, stored.value.model, self._limits)
-                index = self._indexes.get(stored.key)
-                if index is not None:
-                    with index.lock.shared(), snapshot(connection):
-                        stored = store.collection_named(connection, collection)
-                        if stored.revision == index.revision and self._indexes.get(stored.key) is index:
-                            return work(connection, index, stored)
-                follow = functools.partial(self._indexes.follow, collection_key=stored.key)
-                self._writer.exclusively(follow).result(_FOLLOW_TIMEOUT_S)
+                    check_probes(probes, collection, stored.value.model, self._limits)
+                    self._keys[collection] = stored.key
+                    current = self._indexes.get(stored.key)
+                    if index is not None and current is index and stored.revision == index.revision:
+                        return work(connection, index, stored)
+                if current is None or current.revision != stored.revision:
+                    follow = functools.partial(self._indexes.follow, collection_key=stored.key)
+                    self._writer.exclusively(follow).result(_FOLLOW_TIMEOUT_S)
         raise Overloaded(f"collection {collection!r} changes faster than it can be searched")
 
 
@@ -268,12 +270,12 @@ def _load(path: Path, options: SqliteOptions) -> tuple[sqlite3.Connection, Index
     return connection, indexes
 
 
-def _named(connection: sqlite3.Connection, found: Sequence[Sequence[Nearest]]) -> tuple[dict[int, Identity], dict[int, str]]:
-    """The people and template ids of what an index found."""
-    people = {one.person_key for nearest in found for one in nearest}
-    templates = {one.template_key for nearest in found for one in nearest}
-    return store.identities_by_key(connection, sorted(people)), store.template_ids_by_key(connection, sorted(templates))
+def _candidates(connection: sqlite3.Connection, found: Sequence[Sequence[Nearest]]) -> list[list[Candidate]]:
+    """What an index found, with names and ids."""
+    keys = {one.template_key for nearest in found for one in nearest}
+    owners = store.owners_of(connection, sorted(keys))
+    return [[_candidate(one, *owners[one.template_key]) for one in nearest] for nearest in found]
 
 
-def _candidate(one: Nearest, people: dict[int, Identity], templates: dict[int, str]) -> Candidate:
-    return Candidate(people[one.person_key], one.similarity, templates[one.template_key], one.template_similarity)
+def _candidate(one: Nearest, template_id: str, identity: Identity) -> Candidate:
+    return Candidate(identity, one.similarity, template_id, one.template_similarity)

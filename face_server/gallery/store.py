@@ -20,6 +20,10 @@ Row = tuple[Any, ...]
 _COLLECTION = "key, revision, name, model, threshold, margin, target_fpir, keep_crops, created_at, identities, templates"
 _IDENTITY = "key, id, name, metadata, created_at, templates"
 _TEMPLATE = "t.key, t.id, i.id, t.quality, t.created_at, t.source, t.image_digest, t.has_crop"
+_OWNERS = (
+    "SELECT t.key, t.id, i.key, i.id, i.name, i.metadata, i.created_at, i.templates FROM templates t"
+    " JOIN identities i ON i.key = t.identity_key WHERE t.key IN (SELECT value FROM json_each(?))"
+)
 _TEMPLATES = f"SELECT {_TEMPLATE} FROM templates t JOIN identities i ON i.key = t.identity_key"
 _RECORDS = (
     f"SELECT {_TEMPLATE}, t.norm, t.vector, c.jpeg FROM templates t"
@@ -88,16 +92,10 @@ def templates_of(connection: sqlite3.Connection, identity_key: int) -> list[Temp
     return [_template(row) for row in rows]
 
 
-def identities_by_key(connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, Identity]:
-    """Identities by key; those that are not there are left out."""
-    rows = connection.execute(f"SELECT {_IDENTITY} FROM identities WHERE key IN (SELECT value FROM json_each(?))", (_json(keys),))
-    return {row[0]: _identity(row) for row in rows}
-
-
-def template_ids_by_key(connection: sqlite3.Connection, keys: Sequence[int]) -> dict[int, str]:
-    """Template ids by key; those that are not there are left out."""
-    rows = connection.execute("SELECT key, id FROM templates WHERE key IN (SELECT value FROM json_each(?))", (_json(keys),))
-    return dict(rows.fetchall())
+def owners_of(connection: sqlite3.Connection, template_keys: Sequence[int]) -> dict[int, tuple[str, Identity]]:
+    """Ids of templates and the identities they belong to, by the templates' keys; missing ones are left out."""
+    rows = connection.execute(_OWNERS, (_json(template_keys),))
+    return {row[0]: (row[1], _identity(row[2:])) for row in rows}
 
 
 def records_after(connection: sqlite3.Connection, collection: StoredCollection, after: str, limit: int) -> list[TemplateRecord]:
