@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import secrets
@@ -102,12 +103,12 @@ class Transfer:
             report = await self._import_identities(ImportReport(name, created), reader, clash)
             return await self._import_templates(report, reader, clash)
         finally:
-            await self._workers.run(reader.close)
+            await asyncio.shield(self._workers.run(reader.close))
 
     async def _try_export(self, collection: str, path: Path, *, crops: bool) -> ExportReport | None:
         """None if a template's identity was gone when the identities were read."""
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        writer = await self._workers.run(TransferWriter, part, crops=crops)
+        writer = TransferWriter(part, crops=crops)
         try:
             owners, people = _Names(), _Names()
             async for records in self._templates(collection):
@@ -121,7 +122,7 @@ class Transfer:
             size = await self._workers.run(writer.finish, await self._gallery.collection(collection))
             await self._workers.run(part.replace, path)
         finally:
-            await self._workers.run(writer.close)
+            await asyncio.shield(self._workers.run(writer.close))
         return ExportReport(collection, writer.identities, writer.templates, size)
 
     async def _ensure_collection(self, name: str, manifest: Manifest) -> bool:

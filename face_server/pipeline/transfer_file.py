@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import struct
+import threading
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -44,12 +47,18 @@ _VECTOR = np.dtype("<f4")
 
 
 class TransferWriter:
-    """Writes a new file member by member. Blocking; ``close`` removes what was not finished and moved away."""
+    """Writes a new file member by member; it is made with the first. Blocking.
+
+    ``close`` may come from another thread while a cancelled caller's write still runs: it waits
+    for that write, and removes what was not finished and moved away.
+    """
 
     def __init__(self, path: Path, *, crops: bool) -> None:
         self._path = path
-        self._file = os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb")
-        self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)
+        self._file: BinaryIO | None = None
+        self._zip: zipfile.ZipFile | None = None
+        self._closed = False
+        self._lock = threading.Lock()
         self._crops = crops
         self._members: list[Member] = []
         self._pages = {"identities": 0, "templates": 0}
@@ -91,19 +100,22 @@ class TransferWriter:
             templates=self.templates,
             members=self._members,
         )
-        self._store(_MANIFEST, manifest.model_dump_json(indent=1).encode())
-        self._zip.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+        with self._lock:
+            file, archive = self._opened()
+            archive.writestr(_info(_MANIFEST), manifest.model_dump_json(indent=1).encode())
+            archive.close()
+            file.flush()
+            os.fsync(file.fileno())
+            return file.tell()
 
     def close(self) -> None:
         """Release the file, and delete it if it is still there. Idempotent."""
-        try:
-            with self._file:
-                self._zip.close()
-        finally:
-            self._path.unlink(missing_ok=True)
+        with self._lock, contextlib.ExitStack() as stack:
+            self._closed = True
+            stack.callback(self._path.unlink, missing_ok=True)
+            if self._file is not None and self._zip is not None:
+                stack.callback(self._file.close)
+                stack.callback(self._zip.close)
 
     def _page(self, kind: str) -> int:
         page = self._pages[kind]
@@ -113,13 +125,24 @@ class TransferWriter:
     def _add(self, name: str, data: bytes) -> None:
         if len(data) > MAX_MEMBER_BYTES or len(self._members) + 1 >= MAX_MEMBERS:
             raise InputTooLarge(f"a file may hold {MAX_MEMBERS} members of {MAX_MEMBER_BYTES} bytes; export without crops")
-        self._store(name, data)
+        with self._lock:
+            _, archive = self._opened()
+            archive.writestr(_info(name), data)
         self._members.append(Member(name=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
 
-    def _store(self, name: str, data: bytes) -> None:
-        info = zipfile.ZipInfo(name, _EPOCH)
-        info.create_system, info.external_attr = 3, 0o600 << 16
-        self._zip.writestr(info, data)
+    def _opened(self) -> tuple[BinaryIO, zipfile.ZipFile]:
+        if self._closed:
+            raise ValueError("the writer is closed")
+        if self._file is None or self._zip is None:
+            self._file = os.fdopen(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb")
+            self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)
+        return self._file, self._zip
+
+
+def _info(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, _EPOCH)
+    info.create_system, info.external_attr = 3, 0o600 << 16
+    return info
 
 
 class TransferReader:

@@ -169,10 +169,11 @@ class TestExport:
             await transfer.export_file("nobody", file)
         with pytest.raises(Unavailable, match="cannot be written"):
             await transfer.export_file("staff", tmp_path / "no" / "folder.zip")
-        task = asyncio.create_task(transfer.export_file("staff", file))
-        await asyncio.sleep(0.005)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        for delay_s in (0.0, 0.001, 0.003, 0.006, 0.01, 0.02):
+            task = asyncio.create_task(transfer.export_file("staff", tmp_path / "cancelled.zip"))
+            await asyncio.sleep(delay_s)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         assert file.read_bytes() == before
         assert not list(tmp_path.glob(".*.part"))
 
