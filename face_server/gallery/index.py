@@ -20,7 +20,7 @@ _NEAREST_A_PERSON = 8
 _BELOW_ALL = -2.0
 _LOOSE_STRETCH = 1.5
 _ROUNDING = 1e-5
-_MEASURED_AT_ONCE = 32_768
+_MEASURED_AT_ONCE = 4_096
 
 Keys = NDArray[np.int64]
 
@@ -79,6 +79,11 @@ class CollectionIndex:
     def nbytes(self) -> int:
         """Memory held by vectors and bookkeeping, spare included."""
         return self._matrix.nbytes + self._people.nbytes
+
+    def expect(self, people: int, templates: int) -> None:
+        """Make room for what ``load`` will bring: growing leaves holes that memory does not give back."""
+        self._people.expect(people, templates)
+        self._matrix.expect(templates)
 
     def load(self, change: IndexChange) -> None:
         """Add people and templates while nobody searches yet; ``finish_load`` must follow."""

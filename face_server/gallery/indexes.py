@@ -20,7 +20,7 @@ from face_server.gallery import store
 from face_server.gallery.index import CollectionIndex, IndexChange
 from face_server.sqlite_file import snapshot
 
-_BATCH = 8_192
+_BATCH = 2_048
 _UNIT_TOLERANCE = 1e-2
 
 _log = logging.getLogger(__name__)
@@ -48,18 +48,20 @@ class Indexes:
     def load(self, connection: sqlite3.Connection, collection_key: int | None = None) -> None:
         """Build the index of one collection, or of all, from the store, in batches."""
         with snapshot(connection):
-            wanted = "SELECT key, model, revision FROM collections WHERE ?1 IS NULL OR key = ?1"
+            wanted = "SELECT key, model, revision, identities, templates FROM collections WHERE ?1 IS NULL OR key = ?1"
             collections = connection.execute(wanted, (collection_key,)).fetchall()
-            loading = {key: self._make_index(ModelId.parse(model).dimension) for key, model, _ in collections}
-            for key, index in loading.items():
+            dimensions = {key: ModelId.parse(model).dimension for key, model, *_ in collections}
+            loading = {key: self._make_index(dimension) for key, dimension in dimensions.items()}
+            for key, _, _, identities, templates in collections:
+                index = loading[key]
+                index.expect(identities, templates)
                 people = connection.execute("SELECT key FROM identities WHERE collection_key = ? ORDER BY key", (key,))
                 while some := people.fetchmany(_BATCH):
                     index.load(IndexChange(new_people=np.array([person for (person,) in some], np.int64)))
-            dimensions = {key: ModelId.parse(model).dimension for key, model, _ in collections}
             for rows in store.all_vectors(connection, collection_key, _BATCH):
                 for key in {row[0] for row in rows}:
                     loading[key].load(_added([row[1:] for row in rows if row[0] == key], dimensions[key]))
-            for key, _, revision in collections:
+            for key, _, revision, *_ in collections:
                 loading[key].finish_load(revision)
         self._indexes.update(loading)
         _return_freed_memory()

@@ -51,6 +51,11 @@ class Column:
         self._values[self._used : needed] = values
         self._used = needed
 
+    def reserve(self, capacity: int) -> None:
+        """Make room for as many values in all."""
+        if capacity > len(self._values):
+            self._resize(capacity)
+
     def replace(self, values: NDArray[Any]) -> None:
         """Take ``values`` in place of everything."""
         self._used = 0
@@ -76,11 +81,11 @@ class Piece:
     dropping a row O(d), and spares FAISS's growth by doubling beyond a piece.
     """
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, dimension: int, capacity: int) -> None:
         self._dimension = dimension
         self._index = faiss.IndexScalarQuantizer(dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
         self._codes = np.empty((0, dimension), np.float16)
-        self._reserve(_FIRST_ROWS)
+        self._reserve(min(PIECE_ROWS, max(_FIRST_ROWS, capacity)))
 
     @property
     def rows(self) -> int:
@@ -144,6 +149,7 @@ class Matrix:
     def __init__(self, dimension: int) -> None:
         self._dimension = dimension
         self._pieces: list[Piece] = []
+        self._expected = 0
         self.rows = 0
 
     @property
@@ -151,11 +157,15 @@ class Matrix:
         """Memory held, spare included."""
         return sum(piece.nbytes for piece in self._pieces)
 
+    def expect(self, rows: int) -> None:
+        """Give new pieces the size that ``rows`` in all need, so that they need not grow."""
+        self._expected = rows
+
     def extend(self, vectors: Floats) -> None:
         """Append m×d vectors."""
         while len(vectors):
             if self.rows == len(self._pieces) * PIECE_ROWS:
-                self._pieces.append(Piece(self._dimension))
+                self._pieces.append(Piece(self._dimension, self._expected - self.rows))
             taken = self._pieces[-1].extend(vectors)
             self.rows += taken
             vectors = vectors[taken:]

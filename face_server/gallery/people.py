@@ -66,6 +66,13 @@ class People:
         """Template key of each row."""
         return self._template_keys.values
 
+    def expect(self, people: int, templates: int) -> None:
+        """Make room for as many in all."""
+        for column in (self._keys, self._heads, self._counts, self._lengths):
+            column.reserve(people)
+        for column in (self._template_keys, self._owners, self._next):
+            column.reserve(templates)
+
     def add(self, keys: NDArray[np.int64]) -> None:
         """Add people without templates; ``keys`` rise, above every key there ever was."""
         if len(keys) and len(self.keys) and keys[0] <= self.keys[-1]:
