@@ -17,7 +17,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """The id of the HTTP request that this task works for; "-" outside of any."""
 
 _LATENCY_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-_LAG_PERIOD_S = 0.01
+_LAG_PERIOD_S = 0.02
 
 # Times of creation double the number of series and nobody asks for them.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped

@@ -8,11 +8,14 @@ the cores full without oversubscribing them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
+import queue
+import threading
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, ParamSpec, Self, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,31 +27,90 @@ def available_cores() -> int:
     return max(1, len(os.sched_getaffinity(0)))
 
 
+@dataclass(slots=True)
+class _Job:
+    work: Callable[[], Any]
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+
+
 class Workers:
     """A fixed number of worker threads behind an awaitable ``run``.
 
     The queue in front of the threads is bounded by the admission limit of the callers (HTTP
     requests in flight, streams), not here: work that was admitted is never refused half-way.
+    A picture passes through here half a dozen times, so a pass is one queue, one future and one
+    wake-up of the loop; an executor behind ``run_in_executor`` takes two futures and more locks.
     """
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or available_cores()
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="worker")
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._closed = False
+        self._pool = [
+            threading.Thread(target=_work, args=(self._jobs,), name=f"worker-{number}", daemon=True) for number in range(self.threads)
+        ]
+        for thread in self._pool:
+            thread.start()
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``function`` in a worker thread. Cancelling drops it if it has not started."""
+        if self._closed:
+            raise RuntimeError("the worker threads are closed")
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, functools.partial(function, *args, **kwargs))
+        future: asyncio.Future[T] = loop.create_future()
+        self._jobs.put(_Job(functools.partial(function, *args, **kwargs), future, loop))
+        return await future
 
     def close(self) -> None:
-        """Drop queued work and wait for running work to end."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Cancel queued work and wait for running work to end. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(queue.Empty):
+            while job := self._jobs.get_nowait():
+                _tell(job, job.future.cancel)
+        for _ in self._pool:
+            self._jobs.put(None)
+        for thread in self._pool:
+            thread.join()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
+    """What a worker thread does until it is given None."""
+    while job := jobs.get():
+        if not job.future.cancelled():
+            try:
+                result = job.work()
+            except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the caller who waits
+                _tell(job, functools.partial(_fail, job.future, error))
+            else:
+                _tell(job, functools.partial(_finish, job.future, result))
+                del result
+        # An idle thread must not keep the last picture alive.
+        del job
+
+
+def _tell(job: _Job, callback: Callable[[], object]) -> None:
+    # A loop that was closed meanwhile has nobody waiting.
+    with contextlib.suppress(RuntimeError):
+        job.loop.call_soon_threadsafe(callback)
+
+
+def _finish(future: asyncio.Future[Any], result: object) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 async def map_bounded(function: Callable[[T], Awaitable[R]], items: Sequence[T], limit: int) -> list[R]:

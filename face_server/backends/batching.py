@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from face_server.backends.gathering import BatchPolicy, Part, Waiting, divide, join_rows, row_count, slice_rows
-from face_server.domain.ports import Backend, Tensors
+from face_server.domain.ports import Backend, Runner, Tensors
 from face_server.errors import FaceServerError, InvalidInput, Overloaded, Unavailable
 from face_server.workers import Workers
 
@@ -61,7 +62,8 @@ class BatchingBackend:
     loop, together with what else came in that turn. A call of more than ``max_batch`` rows is
     split. When a batch is refused with InvalidInput, its calls run one by one, so that only the
     culprit fails. Outputs of one batch are views of common arrays, each caller its own rows.
-    ``observer`` is called on the event loop after every inference. Closing closes ``inner``.
+    ``observer`` is called after every inference, in the thread that waited for it. Closing closes
+    ``inner``.
     """
 
     def __init__(self, inner: Backend, policies: Mapping[str, BatchPolicy], workers: Workers, *, observer: Observer | None = None) -> None:
@@ -89,6 +91,25 @@ class BatchingBackend:
         if network in self._spread and rows > 1:
             return await self._run_rows(network, inputs, rows)
         return await self._observed(network, inputs, rows)
+
+    def runner(self, network: str) -> Runner | None:
+        """That of the wrapped backend, observed; None for networks that are gathered into batches."""
+        run = None if network in self._lanes else self._inner.runner(network)
+        observer = self._observer
+        if run is None or observer is None:
+            return run
+
+        def observed(inputs: Tensors) -> Tensors:
+            started_s, failed = time.monotonic(), True
+            try:
+                outputs = run(inputs)
+                failed = False
+            finally:
+                infer_s = time.monotonic() - started_s
+                observer(BatchObservation(network, 1, row_count(inputs), 0, 0.0, infer_s, failed))
+            return outputs
+
+        return observed
 
     async def ready(self, network: str) -> bool:
         """Whether the wrapped backend is ready."""

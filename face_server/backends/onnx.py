@@ -20,7 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from face_server.backends.contract import check_inputs, check_tensors, select
 from face_server.domain.network import Network, TensorSpec
-from face_server.domain.ports import Tensors
+from face_server.domain.ports import Runner, Tensors
 from face_server.errors import ConfigurationError, FaceServerError, InvalidInput, Unavailable, WeightsError
 from face_server.workers import Workers
 
@@ -116,10 +116,17 @@ class OnnxBackend:
         """Run ``network`` in a worker thread; see ``Backend.infer``."""
         known = select(self._networks, network)
         check_inputs(known, inputs)
-        session = self._sessions.get(network)
-        if session is None:
-            raise Unavailable("the onnxruntime backend is closed")
-        return await self._workers.run(_run, session, known, inputs)
+        return await self._workers.run(_run, self._session(network), known, inputs)
+
+    def runner(self, network: str) -> Runner | None:
+        """Run ``network`` in the calling thread."""
+        known = select(self._networks, network)
+
+        def run(inputs: Tensors) -> Tensors:
+            check_inputs(known, inputs)
+            return _run(self._session(network), known, inputs)
+
+        return run
 
     async def ready(self, network: str) -> bool:
         """Whether the session of ``network`` is open."""
@@ -128,6 +135,12 @@ class OnnxBackend:
     async def close(self) -> None:
         """Release the sessions; inferences that run end first."""
         self._sessions.clear()
+
+    def _session(self, network: str) -> ort.InferenceSession:
+        session = self._sessions.get(network)
+        if session is None:
+            raise Unavailable("the onnxruntime backend is closed")
+        return session
 
 
 def open_session(network: Network, options: OnnxOptions) -> ort.InferenceSession:

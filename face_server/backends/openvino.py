@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from face_server.backends.contract import check_inputs, check_tensors, select
 from face_server.domain.network import Network, TensorSpec
-from face_server.domain.ports import Tensors
+from face_server.domain.ports import Runner, Tensors
 from face_server.errors import ConfigurationError, Unavailable, WeightsError
 from face_server.workers import Workers
 
@@ -90,10 +90,17 @@ class OpenVinoBackend:
         """Run ``network`` in a worker thread; see ``Backend.infer``."""
         known = select(self._networks, network)
         check_inputs(known, inputs)
-        pool = self._pools.get(network)
-        if pool is None:
-            raise Unavailable("the openvino backend is closed")
-        return await self._workers.run(pool.run, inputs)
+        return await self._workers.run(self._pool(network).run, inputs)
+
+    def runner(self, network: str) -> Runner | None:
+        """Run ``network`` in the calling thread, which must be a worker: there is one request for each."""
+        known = select(self._networks, network)
+
+        def run(inputs: Tensors) -> Tensors:
+            check_inputs(known, inputs)
+            return self._pool(network).run(inputs)
+
+        return run
 
     async def ready(self, network: str) -> bool:
         """Whether ``network`` is compiled."""
@@ -102,6 +109,12 @@ class OpenVinoBackend:
     async def close(self) -> None:
         """Release the compiled networks; inferences that run end first."""
         self._pools.clear()
+
+    def _pool(self, network: str) -> _Pool:
+        pool = self._pools.get(network)
+        if pool is None:
+            raise Unavailable("the openvino backend is closed")
+        return pool
 
 
 class _Pool:

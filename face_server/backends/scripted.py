@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from face_server.backends.contract import check_inputs
 from face_server.domain.network import Network
-from face_server.domain.ports import Tensors
+from face_server.domain.ports import Runner, Tensors
 from face_server.errors import NotFound, Unavailable
 
 Answer = Tensors | Callable[[Tensors], Tensors]
@@ -75,6 +75,10 @@ class ScriptedBackend:
         self._raise_scripted(network)
         answer = self._answers[network]
         return answer(inputs) if callable(answer) else answer
+
+    def runner(self, network: str) -> Runner | None:  # noqa: ARG002 - the same for all
+        """None: scripts are awaited."""
+        return None
 
     async def ready(self, network: str) -> bool:
         """Whether an answer is scripted for ``network``."""

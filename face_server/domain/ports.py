@@ -6,7 +6,7 @@ pass. All methods raise errors of ``face_server.errors`` only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from face_server.domain.identity import Candidate, Change, Collection, Identity,
 from face_server.domain.image import Image, Pixels
 
 Tensors = Mapping[str, NDArray[Any]]
+Runner = Callable[[Tensors], Tensors]
 
 
 class Backend(Protocol):
@@ -33,6 +34,14 @@ class Backend(Protocol):
 
         Raises NotFound for an unknown network, InvalidInput for tensors that break its contract,
         Unavailable when the runtime is away. Cancelling drops work that has not started.
+        """
+        ...
+
+    def runner(self, network: str) -> Runner | None:
+        """A function that runs ``network`` in the thread that calls it, or None where calls must be awaited.
+
+        For callers who are in a worker thread already: it saves two changes of thread. Its errors
+        are those of ``infer``. Remote and batching backends have none.
         """
         ...
 

@@ -115,9 +115,17 @@ class NetworkDetector:
         return found
 
     async def _run(self, images: Sequence[Image], placements: Sequence[_Placement], min_score: float) -> list[list[Detection]]:
-        """Detect on equal canvases, one call of the backend."""
+        """Detect on equal canvases, one call of the backend; where it runs in this process, one pass through a worker."""
+        tensor = self._family.recipe.contract.tensor
+        runner = self._backend.runner(self._entry.name)
+        if runner is not None:
+
+            def run() -> list[list[Detection]]:
+                return self._detections(runner({tensor: _canvases(images, placements)}), placements, min_score)
+
+            return await self._workers.run(run)
         canvases = await self._workers.run(_canvases, images, placements)
-        outputs = await self._backend.infer(self._entry.name, {self._family.recipe.contract.tensor: canvases})
+        outputs = await self._backend.infer(self._entry.name, {tensor: canvases})
         return await self._workers.run(self._detections, outputs, placements, min_score)
 
     def _detections(self, outputs: Tensors, placements: Sequence[_Placement], min_score: float) -> list[list[Detection]]:
