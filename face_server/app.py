@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import cv2
@@ -66,8 +67,13 @@ def create_app(settings: Settings) -> FastAPI:
     """The ASGI application. What it needs is opened when it starts and closed when it stops."""
     metrics = Metrics()
 
-    def services() -> AbstractAsyncContextManager[Services]:
-        return open_services(settings, metrics)
+    @asynccontextmanager
+    async def services() -> AsyncIterator[Services]:
+        async with open_services(settings, metrics) as opened:
+            # What was made so far stays until the end; collecting it again and again would stop the loop for 0.1 s each time.
+            gc.collect()
+            gc.freeze()
+            yield opened
 
     return create_api(services, _api_options(settings), metrics)
 

@@ -37,7 +37,9 @@ class InferenceSettings(_Section):
     )
     require_gpu: bool = Field(False, description="Refuse to start unless the networks really run on a GPU.")
     precision: Literal["auto", "f32", "bf16"] = Field("auto", description="OpenVINO's arithmetic; `auto` takes bf16 where the CPU has it.")
-    workers: int = Field(0, ge=0, le=512, description="Worker threads for decoding and inference; 0 takes one per available core.")
+    workers: int = Field(
+        0, ge=0, le=512, description="Worker threads for decoding and inference; 0 takes one more than the available cores."
+    )
     max_batch: int = Field(
         0,
         ge=0,

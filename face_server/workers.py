@@ -39,12 +39,14 @@ class Workers:
 
     The queue in front of the threads is bounded by the admission limit of the callers (HTTP
     requests in flight, streams), not here: work that was admitted is never refused half-way.
-    A picture passes through here half a dozen times, so a pass is one queue, one future and one
+    One thread more than cores is the default: the event loop and the hand-over between threads leave
+    gaps that it fills (a tenth more pictures a second on two cores).
+    A picture passes through here a few times, so a pass is one queue, one future and one
     wake-up of the loop; an executor behind ``run_in_executor`` takes two futures and more locks.
     """
 
     def __init__(self, threads: int | None = None) -> None:
-        self.threads = threads or available_cores()
+        self.threads = threads or available_cores() + 1
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
         self._pool = [

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from starlette.datastructures import Headers
 
 from face_server.api.deps import ServicesDep
+from face_server.api.services import Services
 from face_server.domain.access import Role
 from face_server.errors import AccessDenied
 
@@ -29,18 +31,28 @@ def requires(role: Role) -> Callable[..., Awaitable[None]]:
         header: Annotated[str | None, Security(_key_header)] = None,
         bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)] = None,
     ) -> None:
-        if services.keys is None:
-            return
-        secret = header or (bearer.credentials if bearer else None)
-        if not secret:
-            raise AccessDenied("an API key is needed, in x-api-key or as Authorization: Bearer", authenticated=False)
-        key = await services.keys.authenticate(secret)
-        if key is None:
-            raise AccessDenied("the API key is unknown or revoked", authenticated=False)
-        if not key.role.allows(role):
-            raise AccessDenied(f"this route needs the role {role.value!r}, the API key has {key.role.value!r}", authenticated=True)
+        await authorize(services, role, header or (bearer.credentials if bearer else None))
 
     return check
+
+
+async def authorize(services: Services, role: Role, secret: str | None) -> None:
+    """Let a caller with this API key pass, or everybody where keys are off; see ``requires``."""
+    if services.keys is None:
+        return
+    if not secret:
+        raise AccessDenied("an API key is needed, in x-api-key or as Authorization: Bearer", authenticated=False)
+    key = await services.keys.authenticate(secret)
+    if key is None:
+        raise AccessDenied("the API key is unknown or revoked", authenticated=False)
+    if not key.role.allows(role):
+        raise AccessDenied(f"this route needs the role {role.value!r}, the API key has {key.role.value!r}", authenticated=True)
+
+
+def secret_in(headers: Headers) -> str | None:
+    """The API key that a request carries, if any."""
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    return headers.get("x-api-key") or (token if kind.lower() == "bearer" else None)
 
 
 READ: Any = Depends(requires(Role.READ))

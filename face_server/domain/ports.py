@@ -19,6 +19,8 @@ from face_server.domain.image import Image, Pixels
 
 Tensors = Mapping[str, NDArray[Any]]
 Runner = Callable[[Tensors], Tensors]
+DetectHere = Callable[[Image, float, int], list[Detection]]
+EmbedHere = Callable[[Pixels, bool], Embeddings]
 
 
 class Backend(Protocol):
@@ -70,6 +72,10 @@ class Detector(Protocol):
         """
         ...
 
+    def runner(self) -> DetectHere | None:
+        """``detect`` of one image in the thread that calls it, or None where calls must be awaited; see ``Backend.runner``."""
+        ...
+
 
 class Embedder(Protocol):
     """Turns aligned crops into embeddings."""
@@ -85,6 +91,10 @@ class Embedder(Protocol):
         ``mirror`` averages each embedding with that of the mirrored crop (twice the work, fewer
         misses; meant for enrolment).
         """
+        ...
+
+    def runner(self) -> EmbedHere | None:
+        """``embed`` (crops, mirror) in the thread that calls it, or None where calls must be awaited; see ``Backend.runner``."""
         ...
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from face_server.domain.face import Box, Detection
 from face_server.domain.geometry import Letterbox, boxes_iou, suppression_groups
 from face_server.domain.image import Floats, Image, Pixels
-from face_server.domain.ports import Backend, Tensors
+from face_server.domain.ports import Backend, DetectHere, Tensors
 from face_server.errors import InvalidInput
 from face_server.models.catalog import CatalogEntry
 from face_server.models.decoding import RawDetections
@@ -93,39 +93,55 @@ class NetworkDetector:
         the pixels of ``Image.pixels`` and may reach beyond the picture. Raises InvalidInput for a
         ``max_size_px`` below the network's stride.
         """
+        here = self.runner()
+        if here is not None:
+            return await map_bounded(
+                lambda image: self._workers.run(here, image, min_score, max_size_px), images, self._options.max_concurrent
+            )
+        size, square = self._options.batch, self._options.batch > 1
+        chunks = [images[start : start + size] for start in range(0, len(images), size)]
+
+        async def detect(chunk: Sequence[Image], attempt: int) -> list[list[Detection]]:
+            placements = [self._placements(image, max_size_px, square=square)[attempt] for image in chunk]
+            return await self._run(chunk, placements, min_score)
+
+        firsts = await map_bounded(lambda chunk: detect(chunk, 0), chunks, self._options.max_concurrent)
+        found = [faces for chunk in firsts for faces in chunk]
+        empty = [index for index, faces in enumerate(found) if not faces] if self._options.second_pass else []
+        seconds = await map_bounded(lambda index: detect([images[index]], 1), empty, self._options.max_concurrent)
+        for index, (faces,) in zip(empty, seconds, strict=True):
+            found[index] = faces
+        return found
+
+    def runner(self) -> DetectHere | None:
+        """``detect`` of one image in the calling thread; None for batches and remote backends."""
+        run = None if self._options.batch > 1 else self._backend.runner(self._entry.name)
+        if run is None:
+            return None
+        tensor = self._family.recipe.contract.tensor
+
+        def detect(image: Image, min_score: float, max_size_px: int) -> list[Detection]:
+            faces: list[Detection] = []
+            for placement in self._placements(image, max_size_px, square=False):
+                (faces,) = self._detections(run({tensor: _canvases([image], [placement])}), [placement], min_score)
+                if faces:
+                    break
+            return faces
+
+        return detect
+
+    def _placements(self, image: Image, max_size_px: int, *, square: bool) -> list[_Placement]:
+        """Where a picture lies in the canvas of each pass. Raises InvalidInput for too small a size."""
         stride = self._family.recipe.contract.stride
         if max_size_px < stride:
             raise InvalidInput(f"max_size must be at least {stride} pixels, got {max_size_px}", field="max_size")
-        size = self._options.batch
-        chunks = [images[start : start + size] for start in range(0, len(images), size)]
-
-        async def first(chunk: Sequence[Image]) -> list[list[Detection]]:
-            boxes = [Letterbox.fit(image.width, image.height, max_size_px, stride=stride, square=size > 1) for image in chunk]
-            return await self._run(chunk, [_Placement(box) for box in boxes], min_score)
-
-        async def second(image: Image) -> list[Detection]:
-            return (await self._run([image], [_framed(image, max_size_px, stride, square=size > 1)], min_score))[0]
-
-        found = [faces for chunk in await map_bounded(first, chunks, self._options.max_concurrent) for faces in chunk]
-        if self._options.second_pass:
-            empty = [index for index, faces in enumerate(found) if not faces]
-            again = await map_bounded(second, [images[index] for index in empty], self._options.max_concurrent)
-            for index, faces in zip(empty, again, strict=True):
-                found[index] = faces
-        return found
+        first = _Placement(Letterbox.fit(image.width, image.height, max_size_px, stride=stride, square=square))
+        return [first, _framed(image, max_size_px, stride, square=square)] if self._options.second_pass else [first]
 
     async def _run(self, images: Sequence[Image], placements: Sequence[_Placement], min_score: float) -> list[list[Detection]]:
-        """Detect on equal canvases, one call of the backend; where it runs in this process, one pass through a worker."""
-        tensor = self._family.recipe.contract.tensor
-        runner = self._backend.runner(self._entry.name)
-        if runner is not None:
-
-            def run() -> list[list[Detection]]:
-                return self._detections(runner({tensor: _canvases(images, placements)}), placements, min_score)
-
-            return await self._workers.run(run)
+        """Detect on equal canvases, one call of the backend."""
         canvases = await self._workers.run(_canvases, images, placements)
-        outputs = await self._backend.infer(self._entry.name, {tensor: canvases})
+        outputs = await self._backend.infer(self._entry.name, {self._family.recipe.contract.tensor: canvases})
         return await self._workers.run(self._detections, outputs, placements, min_score)
 
     def _detections(self, outputs: Tensors, placements: Sequence[_Placement], min_score: float) -> list[list[Detection]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from face_server.domain.embedding import Embeddings, ModelId
 from face_server.domain.image import Floats, Pixels
 from face_server.domain.network import Network
-from face_server.domain.ports import Backend
+from face_server.domain.ports import Backend, EmbedHere
 from face_server.errors import WeightsError
 from face_server.models.catalog import CatalogEntry
 from face_server.models.families import embedder_family
@@ -64,20 +65,39 @@ class NetworkEmbedder:
         unit vectors instead measures the same on LFW: their lengths differ by 2 %). ``norms`` are
         the lengths of the (averaged) raw features. Raises ValueError for another shape or dtype.
         """
+        faces = self._faces(crops, mirror=mirror)
+        size = self._options.batch
+        chunks = [faces[start : start + size] for start in range(0, len(faces), size)]
+        return self._embeddings(await map_bounded(self._features, chunks, self._options.max_concurrent), mirror=mirror)
+
+    def runner(self) -> EmbedHere | None:
+        """``embed`` in the calling thread; None for batches and remote backends."""
+        run = None if self._options.batch > 1 else self._backend.runner(self._name)
+        if run is None:
+            return None
+        tensor, output = self._recipe.contract.tensor, self._recipe.outputs[0]
+
+        def embed(crops: Pixels, mirror: bool) -> Embeddings:
+            faces = self._faces(crops, mirror=mirror)
+            return self._embeddings([np.asarray(run({tensor: face[None]})[output], np.float32) for face in faces], mirror=mirror)
+
+        return embed
+
+    def _faces(self, crops: Pixels, *, mirror: bool) -> Pixels:
+        """The crops, and behind them their mirror images if wanted. Raises ValueError for another shape or dtype."""
         side = self._recipe.contract.size_px
         if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (side, side, 3):
             raise ValueError(f"crops must be N×{side}×{side}×3 uint8 BGR, got {crops.dtype} {crops.shape}")
-        count = len(crops)
-        if not count:
+        return np.concatenate((crops, crops[:, :, ::-1])) if mirror else np.ascontiguousarray(crops)
+
+    def _embeddings(self, chunks: Sequence[Floats], *, mirror: bool) -> Embeddings:
+        if not chunks:
             return Embeddings.from_features(np.empty((0, self._model.dimension), np.float32), self._model)
-        size = self._options.batch
-        views = [crops, crops[:, :, ::-1]] if mirror else [crops]
-        chunks = [view[start : start + size] for view in views for start in range(0, count, size)]
-        features = np.concatenate(await map_bounded(self._features, chunks, self._options.max_concurrent))
+        features = np.concatenate(chunks)
         if mirror:
-            features = (features[:count] + features[count:]) * np.float32(0.5)
+            features = (features[: len(features) // 2] + features[len(features) // 2 :]) * np.float32(0.5)
         return Embeddings.from_features(features, self._model)
 
     async def _features(self, crops: Pixels) -> Floats:
-        outputs = await self._backend.infer(self._name, {self._recipe.contract.tensor: np.ascontiguousarray(crops)})
+        outputs = await self._backend.infer(self._name, {self._recipe.contract.tensor: crops})
         return np.asarray(outputs[self._recipe.outputs[0]], np.float32)

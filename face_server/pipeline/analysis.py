@@ -13,9 +13,14 @@ from face_server.domain.alignment import CROP_SIZE_PX, aligned_crops
 from face_server.domain.embedding import ModelId
 from face_server.domain.face import Box, Detection, Face
 from face_server.domain.image import Image, Pixels
-from face_server.domain.ports import AnalysisOptions, Detector, Embedder
+from face_server.domain.ports import AnalysisOptions, DetectHere, Detector, Embedder, EmbedHere
 from face_server.domain.quality import measure_quality
-from face_server.workers import Workers
+from face_server.workers import Workers, map_bounded
+
+_AT_ONCE = 8
+"""Images of one call that are analysed side by side."""
+
+_NO_CROPS = np.empty((0, CROP_SIZE_PX, CROP_SIZE_PX, 3), np.uint8)
 
 
 class LocalAnalyzer:
@@ -33,8 +38,25 @@ class LocalAnalyzer:
 
     async def analyze(self, images: Sequence[Image], options: AnalysisOptions) -> list[list[Face]]:
         """Per image its faces in source-image pixels, highest score first."""
+        detect, embed = self._detector.runner(), self._embedder.runner()
+        if detect is not None and embed is not None:
+            return await map_bounded(lambda image: self._analyze_here(image, options, detect, embed), images, _AT_ONCE)
         found = await self._detector.detect(images, min_score=options.min_score, max_size_px=options.max_size_px)
         return list(await asyncio.gather(*map(self._describe, images, found, [options] * len(images))))
+
+    async def _analyze_here(self, image: Image, options: AnalysisOptions, detect: DetectHere, embed: EmbedHere) -> list[Face]:
+        """Analyse with networks of this process: one pass through a worker for up to one face, more faces side by side."""
+
+        def work() -> tuple[list[Face], Pixels | None]:
+            found = detect(image, options.min_score, options.max_size_px)
+            faces, crops = _crop_and_measure(image, choose_faces(found, image, options), options)
+            if options.embed and len(faces) == 1:
+                (embedding,) = embed(crops, options.mirror)
+                return [faces[0].with_embedding(embedding)], None
+            return faces, crops
+
+        faces, crops = await self._workers.run(work)
+        return faces if crops is None else await self._embedded(faces, crops, options)
 
     async def embed_crops(self, crops: Sequence[Image], *, mirror: bool = False) -> list[Face]:
         """One face per already aligned picture; its detection is the whole picture with score 1."""
@@ -44,10 +66,11 @@ class LocalAnalyzer:
 
     async def _describe(self, image: Image, detections: Sequence[Detection], options: AnalysisOptions) -> list[Face]:
         chosen = choose_faces(detections, image, options)
-        if not chosen or not (options.embed or options.quality or options.crops):
-            return [Face(detection.scaled(*image.source_scale)) for detection in chosen]
         faces, crops = await self._workers.run(_crop_and_measure, image, chosen, options)
-        if not options.embed:
+        return await self._embedded(faces, crops, options)
+
+    async def _embedded(self, faces: list[Face], crops: Pixels, options: AnalysisOptions) -> list[Face]:
+        if not (faces and options.embed):
             return faces
         embeddings = await self._embedder.embed(crops, mirror=options.mirror)
         return [face.with_embedding(embedding) for face, embedding in zip(faces, embeddings, strict=True)]
@@ -64,6 +87,8 @@ def choose_faces(detections: Sequence[Detection], image: Image, options: Analysi
 
 
 def _crop_and_measure(image: Image, detections: Sequence[Detection], options: AnalysisOptions) -> tuple[list[Face], Pixels]:
+    if not (options.embed or options.quality or options.crops):
+        return [Face(detection.scaled(*image.source_scale)) for detection in detections], _NO_CROPS
     crops = aligned_crops(image.pixels, detections)
     faces = []
     for detection, crop in zip(detections, crops, strict=True):
