@@ -35,20 +35,22 @@ def onnx_runner(path: Path) -> Run:
     return lambda batch: dict(zip(names, session.run(names, {tensor: batch}), strict=True))
 
 
-def openvino_runner(path: Path) -> Callable[[], Run]:
+def openvino_runner(network: Network) -> Callable[[], Run]:
     """A bare OpenVINO model at its default precision, one thread a request; one runner a thread."""
     import openvino  # type: ignore[import-untyped]  # ships no types
 
     core = openvino.Core()
-    compiled = core.compile_model(str(path), "CPU", {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": "2", "INFERENCE_NUM_THREADS": "2"})
-    names = [output.get_any_name() for output in compiled.outputs]
+    compiled = core.compile_model(
+        str(network.path), "CPU", {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": "2", "INFERENCE_NUM_THREADS": "2"}
+    )
+    names = [output.name for output in network.outputs]
 
     def open_request() -> Run:
         request = compiled.create_infer_request()
 
         def run(batch: NDArray[np.uint8]) -> Mapping[str, NDArray[Any]]:
             request.infer([batch])
-            return {name: request.get_output_tensor(index).data for index, name in enumerate(names)}
+            return {name: request.get_tensor(name).data for name in names}
 
         return run
 
@@ -89,7 +91,7 @@ def onnx_pipelines(detector: CatalogEntry, networks: tuple[Network, Network], th
 
 def openvino_pipelines(detector: CatalogEntry, networks: tuple[Network, Network], threads: int) -> list[Callable[[bytes], int]]:
     """One pipeline a thread on shared OpenVINO models, each with requests of its own."""
-    detect, embed = (openvino_runner(network.path) for network in networks)
+    detect, embed = (openvino_runner(network) for network in networks)
     return [pipeline(detector, detect(), embed()) for _ in range(threads)]
 
 
