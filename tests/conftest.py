@@ -125,10 +125,11 @@ def data(make_data: Callable[[], Path]) -> Path:
 
 @dataclass(frozen=True)
 class Served:
-    """A server process and the address that it printed."""
+    """A server process, the address that it printed, and all of its greeting."""
 
     process: subprocess.Popen[str]
     address: str
+    welcome: str
 
 
 @pytest.fixture
@@ -142,12 +143,18 @@ def server_with(data: Path, face_server: Command) -> Iterator[Callable[..., Serv
             process = stack.enter_context(subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, env=face_server.environment()))
             stack.callback(process.kill)
             assert process.stdout is not None
-            welcome = process.stdout.readline()
+            # Line by line to the last one: what is read ahead of it would be lost to ``communicate``.
+            lines = []
+            for printed in process.stdout:
+                lines.append(printed)
+                if printed.startswith("  embedder"):
+                    break
+            welcome = "".join(lines)
             address = re.search(r"http://127\.0\.0\.1:\d+", welcome)
             if address is None:
                 process.kill()
                 pytest.fail(f"the server did not start: {welcome}{process.communicate()[1]}")
-            return Served(process, address.group())
+            return Served(process, address.group(), welcome)
 
         yield serve
 

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -116,10 +116,13 @@ class Page:
         """Wait until the condition holds; its value."""
         end = time.monotonic() + WAIT_S
         while time.monotonic() < end:
-            # Elements may be replaced while they are looked at.
-            with contextlib.suppress(StaleElementReferenceException):
+            try:
                 if value := condition():
                     return value
+            except WebDriverException as error:
+                # Elements may be replaced while they are looked at; the driver has two names for that.
+                if not isinstance(error, StaleElementReferenceException) and "does not belong to the document" not in str(error.msg):
+                    raise
             time.sleep(0.05)
         pytest.fail(f"waited {WAIT_S} s for {what}; complaints: {self.complaints()}; the page reads:\n{self.texts('body')}")
 
