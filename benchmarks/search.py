@@ -138,10 +138,10 @@ async def main_async(arguments: argparse.Namespace) -> None:
 _METHOD = """One probe against random 128-dimensional templates, one a person; medians of alternating searches. *Bare FAISS*: a flat
 half-float index, row numbers only. *Identify*: through the gallery, people with names and templates, checked against the store's
 revision. *Memory*: growth of the process from before opening the gallery to after its first search, over the bytes of the half-float
-matrix. *Start*: until the first answer. *Stored*: in transactions of 2,500 people. A search costs about 0.8 ms beside the scan,
-whatever the size: 0.3 ms to hand it to a worker and back, 0.25 ms for the store's revision and the names, 0.25 ms to rank people. At a
-million templates that hardly shows; at 100,000, where FAISS itself takes 1.2 ms, it is the ratio above 1.5, and about 10 MB that any process of the
-gallery takes are the memory above 1.3. {machine}."""
+matrix. *Start*: until the first answer. *Stored*: in transactions of 2,500 people.
+A search costs about 0.8 ms beside the scan, whatever the size: 0.3 ms to hand it to a worker and back, 0.25 ms for the store's
+revision and the names, 0.25 ms to rank people. At a million templates that hardly shows; at 100,000, where FAISS itself takes 1.2 ms,
+it is the ratio above 1.5, and about 10 MB that any process of the gallery takes are the memory above 1.3. {machine}."""
 
 
 def main() -> None:
