@@ -11,6 +11,8 @@
     ├── AccessDenied            missing, unknown or insufficient API key
     ├── Overloaded              a bound is reached; the same request may succeed later
     ├── Unavailable             a dependency is away; the same request may succeed later
+    │   └── SourceFailed        a camera or file gives no frames
+    ├── DeliveryRefused         a receiver of events will not take this one, however often it is tried
     ├── WeightsError            a model file is missing, altered or breaks its contract
     └── ConfigurationError      the service was started with settings that cannot work
 
@@ -108,6 +110,27 @@ class Unavailable(FaceServerError):
     def __init__(self, message: str, *, retry_after_s: float = 5.0, code: str | None = None) -> None:
         super().__init__(message, code=code)
         self.retry_after_s = retry_after_s
+
+
+class SourceFailed(Unavailable):
+    """Raised when a camera or file cannot be opened or stopped giving frames.
+
+    ``code`` is one of source_unreachable, source_timeout, source_lost, source_garbled,
+    source_credentials, source_codec, source_not_found, source_forbidden. ``needs_operator`` says that
+    trying again soon is pointless: somebody must change something.
+    """
+
+    code = "source_lost"
+
+    def __init__(self, message: str, *, code: str | None = None, needs_operator: bool = False, retry_after_s: float = 5.0) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, code=code)
+        self.needs_operator = needs_operator
+
+
+class DeliveryRefused(FaceServerError):
+    """Raised when a receiver of events refuses one for good."""
+
+    code = "delivery_refused"
 
 
 class WeightsError(FaceServerError):
