@@ -1,0 +1,1 @@
+"""Work that outlives a request: supervised streams and the delivery of their events."""
