@@ -7,16 +7,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from face_server.errors import ConfigurationError
 
 ENV_PREFIX = "FACE_SERVER_"
+
+_PUBLISH_URL = re.compile(r"(rtmps?|rtsps?)://[^\s{}]+\{id\}[^\s{}]*")
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Words = Annotated[tuple[str, ...], NoDecode]
@@ -126,6 +129,53 @@ class HttpSettings(_Section):
         return _words(value)
 
 
+class StreamSettings(_Section):
+    """Cameras, what they report and how long it is kept."""
+
+    max_streams: int = Field(64, ge=1, le=10_000, description="Most streams that are registered at a time.")
+    max_viewers: int = Field(32, ge=1, le=10_000, description="Most open previews, of all streams together.")
+    media: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="Folders, separated like PATH, whose files may be named as sources; `serve --media DIR` adds to them."
+    )
+    allow_devices: bool = Field(False, description="Whether `/dev/video*` may be named as a source; also `serve --allow-devices`.")
+    publish_url: SecretStr = Field(
+        SecretStr(""),
+        description="Where annotated video is pushed: an rtmp(s) or rtsp(s) address with `{id}` for the id of the stream. Empty: nowhere.",
+    )
+    ffmpeg: Path | None = Field(None, description="The ffmpeg program that pushes video; found by itself if unset.")
+    secret_key: SecretStr = Field(
+        SecretStr(""),
+        description="64 hex digits that camera addresses are encrypted with; if unset, the file `secret.key` in the data folder.",
+    )
+    retention_days: float = Field(30.0, gt=0, le=3650, description="Events older than this are erased with their pictures.")
+    max_events: int = Field(1_000_000, ge=100, le=100_000_000, description="Most events that are kept; the oldest are erased first.")
+    max_picture_bytes: int = Field(
+        4 * 1024**3, ge=1024**2, description="Most bytes of event pictures; the pictures of the oldest events are erased first."
+    )
+    max_pending: int = Field(
+        10_000,
+        ge=10,
+        le=1_000_000,
+        description="Most events that wait for one receiver of a stream; beyond, the oldest become dead letters.",
+    )
+    stranger_days: float = Field(30.0, gt=0, le=3650, description="Strangers not seen for this long are forgotten.")
+    max_strangers: int = Field(
+        10_000, ge=10, le=1_000_000, description="Most strangers remembered; the one not seen for the longest goes first."
+    )
+
+    @field_validator("media", mode="before")
+    @classmethod
+    def _split_media(cls, value: object) -> object:
+        return _paths(value)
+
+    @field_validator("publish_url")
+    @classmethod
+    def _check_publish_url(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value() and not _PUBLISH_URL.fullmatch(value.get_secret_value()):
+            raise ValueError("must be an rtmp(s) or rtsp(s) address with {id} in it, such as rtmp://127.0.0.1/live/{id}")
+        return value
+
+
 class Settings(BaseSettings):
     """The effective settings. Frozen; ``Settings.load`` reads them."""
 
@@ -149,11 +199,12 @@ class Settings(BaseSettings):
     analysis: AnalysisSettings = AnalysisSettings()
     enrollment: EnrollmentSettings = EnrollmentSettings()
     http: HttpSettings = HttpSettings()
+    streams: StreamSettings = StreamSettings()
 
     @field_validator("models_path", mode="before")
     @classmethod
     def _split_path(cls, value: object) -> object:
-        return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+        return _paths(value)
 
     @property
     def weights_folder(self) -> Path:
@@ -169,6 +220,23 @@ class Settings(BaseSettings):
     def keys_file(self) -> Path:
         """The SQLite file of API keys."""
         return self.data / "keys.sqlite"
+
+    @property
+    def journal_file(self) -> Path:
+        """The SQLite file of streams, events and deliveries."""
+        return self.data / "journal.sqlite"
+
+    @property
+    def secret_file(self) -> Path:
+        """The key that camera addresses are encrypted with, where no variable holds it."""
+        return self.data / "secret.key"
+
+    def for_cameras(self, media: tuple[Path, ...], *, allow_devices: bool) -> Self:
+        """These settings with more folders of video files, and cameras of this machine allowed."""
+        streams = self.streams.model_copy(
+            update={"media": (*self.streams.media, *media), "allow_devices": self.streams.allow_devices or allow_devices}
+        )
+        return self.model_copy(update={"streams": streams})
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
@@ -206,3 +274,7 @@ def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
 
 def _words(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _paths(value: object) -> object:
+    return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value

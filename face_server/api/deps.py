@@ -11,6 +11,7 @@ from face_server.telemetry import Metrics
 
 COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+STREAM_ID_PATTERN = r"^[^\x00-\x1f\x7f/\\?#%]{1,64}$"
 
 
 async def services(request: Request) -> Services:
@@ -44,4 +45,8 @@ IdentityId = Annotated[
 ]
 TemplateId = Annotated[
     str, Path(pattern=ID_PATTERN, description="Id of the template.", openapi_examples={"an id": {"value": "9a6d0c41b2e8f377"}})
+]
+StreamId = Annotated[
+    str,
+    Path(pattern=STREAM_ID_PATTERN, description="Id of the stream.", openapi_examples={"an id": {"value": "entrance"}}),
 ]

@@ -35,7 +35,7 @@ def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 def _shown(variable: str, value: Any) -> str:
     if isinstance(value, list):
-        return (os.pathsep if variable.endswith("_PATH") else ",").join(map(str, value))
+        return (os.pathsep if variable.endswith(("_PATH", "__MEDIA")) else ",").join(map(str, value))
     if isinstance(value, bool):
         return str(value).lower()
     return str(value)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -40,10 +41,18 @@ def serve(
     allow_anonymous: Annotated[
         bool, typer.Option("--allow-anonymous", help="Serve without API keys on an address that others reach.")
     ] = False,
+    media: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--media", metavar="DIR", help="Folder whose video files streams may name as their source (repeatable).", show_default=False
+        ),
+    ] = None,
+    allow_devices: Annotated[bool, typer.Option("--allow-devices", help="Let streams name /dev/video* as their source.")] = False,
     data: Data = None,
 ) -> None:
     """Serve the HTTP API until SIGTERM or Ctrl-C; what is under way is finished first."""
     settings = load_settings(host=host, port=port, data=data, allow_anonymous=allow_anonymous or None)
+    settings = settings.for_cameras(tuple(media or ()), allow_devices=allow_devices)
     configure_logging(settings.log_level, settings.log_format)
     # uvicorn takes these over while it serves, shuts down in order, and hands the signal on.
     for number in (signal.SIGTERM, signal.SIGINT):
