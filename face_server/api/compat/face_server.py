@@ -15,26 +15,23 @@ this version sends no callbacks, and says so in a ``warning`` header.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
-import orjson
 from fastapi import APIRouter, Request, Response
-from starlette.exceptions import HTTPException
 
+from face_server.api.compat.face_server_forms import BAD_REQUEST, OK, SMALL_LIST, documented, fields_of, reply
 from face_server.api.deps import ServicesDep
 from face_server.api.examples import PICTURE_BASE64
-from face_server.api.problems import problem_of, responses, status_of
 from face_server.api.security import OPERATE, READ
 from face_server.api.services import Services
 from face_server.domain.identity import Identity, RemoveIdentity
 from face_server.domain.image import Image
 from face_server.domain.ports import AnalysisOptions
-from face_server.errors import FaceRejected, FaceServerError, InvalidInput, Unavailable
+from face_server.errors import FaceRejected, InvalidInput, Unavailable
 from face_server.pipeline.enrollment import new_id
 from face_server.pipeline.intake import Base64Picture, Reading, RemotePicture, Source
 from face_server.pipeline.recognition import IdentifyOptions
@@ -43,19 +40,15 @@ _log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["Face server"])
 
-OK, UNREADABLE, NO_SUCH_NAME, NAME_TAKEN, NO_FACE, SEVERAL_FACES, FAILED = 200, -1, -1, -2, -2, -3, 500
+UNREADABLE, NO_SUCH_NAME, NAME_TAKEN, NO_FACE, SEVERAL_FACES = -1, -1, -2, -2, -3
 UNKNOWN_NAME, UNKNOWN_CONF = "notfound", -2.0
 
-# What the original's framework says of a missing field or a body that it cannot read.
-BAD_REQUEST = "400 Bad Request: The browser (or proxy) sent a request that this server could not understand."
 NO_CALLBACK = '299 face_server "no callback was sent: this version has none for added faces"'
 
 MAX_NAME_LENGTH = 256
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _PAGE = 1000
-_SMALL_LIST = 2000
-_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 # Held while a name is checked and given away. An entry goes as soon as nobody holds or awaits it.
 _name_gates: WeakValueDictionary[tuple[int, str], asyncio.Lock] = WeakValueDictionary()
@@ -64,24 +57,6 @@ _URL = {"type": "string", "description": "http(s) address of the picture.", "exa
 _BASE64 = {"type": "string", "description": "The picture as base64, in place of `img_url`.", "examples": [PICTURE_BASE64]}
 _NAME = {"type": "string", "description": "Name of the person, in any script.", "examples": ["张三"]}
 _GRPC = {"type": "string", "description": "Accepted for compatibility; this version sends no callback."}
-
-
-def _documented(properties: Mapping[str, Any], example: Mapping[str, str], answer: Mapping[str, Any]) -> dict[str, Any]:
-    """OpenAPI parts of a route: the body in its three forms, and the answer."""
-    schema = {"type": "object", "properties": dict(properties)}
-    content = {kind: {"schema": schema, "example": dict(example)} for kind in (*_FORMS, "application/json")}
-    described = {
-        "type": "object",
-        "required": ["code"],
-        "properties": {
-            "code": {"type": "integer", "description": "200 done; -1, -2, -3 not done, see `msg`; 500 failed."},
-            "msg": {"type": "string"},
-            **answer,
-        },
-    }
-    answers: dict[int | str, dict[str, Any]] = {200: {"description": "See `code`.", "content": {"application/json": {"schema": described}}}}
-    extra = {"openapi_extra": {"requestBody": {"content": content}}} if properties else {}
-    return {"response_class": Response, "responses": responses() | answers, **extra}
 
 
 _FACE_LIST = {"face_list": {"type": "array", "items": {"type": "string"}}}
@@ -110,17 +85,17 @@ _FACE_DATA = {
 @router.post(
     "/image_recog",
     dependencies=[READ],
-    **_documented({"img_url": _URL, "img_base64": _BASE64}, {"img_base64": PICTURE_BASE64}, _FACE_DATA),
+    **documented({"img_url": _URL, "img_base64": _BASE64}, {"img_base64": PICTURE_BASE64}, _FACE_DATA),
 )
 async def image_recog(request: Request, services: ServicesDep) -> Response:
     """Name every face of a picture; people who are not in the face list are `notfound`."""
-    return await _reply(_image_recog(request, services), services)
+    return await reply(_image_recog(request, services), services)
 
 
 @router.post(
     "/add_face",
     dependencies=[OPERATE],
-    **_documented(
+    **documented(
         {"face_name": _NAME, "img_url": _URL, "img_base64": _BASE64, "grpc_address": _GRPC},
         {"face_name": "张三", "img_base64": PICTURE_BASE64},
         _FACE_LIST,
@@ -128,23 +103,23 @@ async def image_recog(request: Request, services: ServicesDep) -> Response:
 )
 async def add_face(request: Request, services: ServicesDep) -> Response:
     """Remember the one face of a picture under a new name."""
-    return await _reply(_add_face(request, services), services)
+    return await reply(_add_face(request, services), services)
 
 
-@router.delete("/del_face", dependencies=[OPERATE], **_documented({"face_name": _NAME}, {"face_name": "张三"}, _FACE_LIST))
+@router.delete("/del_face", dependencies=[OPERATE], **documented({"face_name": _NAME}, {"face_name": "张三"}, _FACE_LIST))
 async def del_face(request: Request, services: ServicesDep) -> Response:
     """Forget a name with all its templates."""
-    return await _reply(_del_face(request, services), services)
+    return await reply(_del_face(request, services), services)
 
 
-@router.post("/get_face_list", dependencies=[READ], **_documented({}, {}, _FACE_LIST))
+@router.post("/get_face_list", dependencies=[READ], **documented({}, {}, _FACE_LIST))
 async def get_face_list(services: ServicesDep) -> Response:
     """All names, in the order in which they were added."""
-    return await _reply(_with_list(OK, None, services), services)
+    return await reply(_with_list(OK, None, services), services)
 
 
 async def _image_recog(request: Request, services: Services) -> dict[str, Any]:
-    source, shown = _picture_of(await _fields_of(request, services))
+    source, shown = _picture_of(await fields_of(request, services))
     reading = await _read(source, services, max_size_px=services.defaults.max_size_px)
     if reading is None:
         return {"code": UNREADABLE, "msg": f"img {shown} is none", "face_data": []}
@@ -166,7 +141,7 @@ async def _image_recog(request: Request, services: Services) -> dict[str, Any]:
 
 
 async def _add_face(request: Request, services: Services) -> dict[str, Any]:
-    fields = await _fields_of(request, services)
+    fields = await fields_of(request, services)
     name = _name_of(fields)
     source, shown = _picture_of(fields)
     reading = await _read(source, services, digest=True)
@@ -189,7 +164,7 @@ async def _add_face(request: Request, services: Services) -> dict[str, Any]:
 
 
 async def _del_face(request: Request, services: Services) -> dict[str, Any]:
-    name = _name_of(await _fields_of(request, services))
+    name = _name_of(await fields_of(request, services))
     collection = services.defaults.collection
     async with _name_gate(name, services):
         found = await services.gallery.identities(collection, name=name, limit=_PAGE)
@@ -204,7 +179,7 @@ async def _with_list(code: int, message: str | None, services: Services) -> dict
         services.defaults.collection, after=identities[-1].id if identities else "", limit=_PAGE
     ):
         identities += page
-    small = len(identities) <= _SMALL_LIST
+    small = len(identities) <= SMALL_LIST
     values = {"code": code, "face_list": _names(identities) if small else await services.workers.run(_names, identities)}
     return values if message is None else values | {"msg": message}
 
@@ -212,40 +187,6 @@ async def _with_list(code: int, message: str | None, services: Services) -> dict
 def _names(identities: list[Identity]) -> list[str]:
     """Each name once, in the order in which they were added."""
     return list(dict.fromkeys(identity.name for identity in sorted(identities, key=lambda one: (one.created_at, one.id))))
-
-
-async def _reply(work: Awaitable[dict[str, Any]], services: Services) -> Response:
-    try:
-        values = await work
-    except FaceServerError as error:
-        if status_of(error) >= FAILED:
-            _log.error("%s: %s", type(error).__name__, error.message)
-        values = {"code": FAILED, "msg": problem_of(error)["detail"]}
-    warning = values.pop("warning", None)
-    small = len(values.get("face_list", ())) <= _SMALL_LIST
-    content = _to_json(values) if small else await services.workers.run(_to_json, values)
-    return Response(content, media_type="application/json", headers={"warning": warning} if warning else None)
-
-
-def _to_json(values: Mapping[str, Any]) -> bytes:
-    """JSON as the original writes it: ASCII, keys sorted, no blanks, a newline at the end."""
-    return (json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n").encode("ascii")
-
-
-async def _fields_of(request: Request, services: Services) -> dict[str, str]:
-    """The text fields of a form or JSON body. Raises InvalidInput with the original's words."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    try:
-        if kind in _FORMS:
-            async with request.form(max_files=8, max_fields=32, max_part_size=services.defaults.max_body_bytes) as form:
-                fields = dict(form.items())
-        else:
-            fields = orjson.loads(await request.body())
-    except (HTTPException, KeyError, orjson.JSONDecodeError) as error:
-        raise InvalidInput(BAD_REQUEST) from error
-    if not isinstance(fields, dict):
-        raise InvalidInput(BAD_REQUEST)
-    return {name: value for name, value in fields.items() if isinstance(value, str)}
 
 
 def _name_of(fields: Mapping[str, str]) -> str:
