@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.cameras import CameraOptions, CameraStandIn, missing
 from face_server.cli import run
 from face_server.errors import WeightsError
 from face_server.models.catalog import CATALOG, READY_DEFAULTS
@@ -32,6 +33,28 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the test data in ../shared, which is not there")
     return folder
+
+
+@pytest.fixture(scope="session")
+def videos(shared: Path) -> Path:
+    """Video files: street_1080p.mp4, stage_360p.mp4 and others."""
+    return shared / "data" / "videos"
+
+
+@pytest.fixture
+def start_camera(videos: Path) -> Iterator[Callable[..., CameraStandIn]]:
+    """Starts RTSP cameras that play a file of ``videos`` for ever; they end with the test.
+
+    ``start_camera("stage_360p.mp4", sizes=("320x180",), password="…")``: fields of CameraOptions.
+    """
+    if reason := missing():
+        pytest.skip(f"needs GStreamer's RTSP server: {reason}")
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str = "stage_360p.mp4", **options: Any) -> CameraStandIn:
+            return stack.enter_context(CameraStandIn(videos / name, CameraOptions(**options)))
+
+        yield start
 
 
 @pytest.fixture
