@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import httpx
 
 import face_server
+from face_server.domain.addresses import AddressPolicy, literal_address, plain_host
 from face_server.errors import InputTooLarge, InvalidInput, Overloaded
-from face_server.video.addresses import AddressPolicy, literal_address, plain_host
 from face_server.video.request_headers import check_headers
 
 Resolver = Callable[[str], Awaitable[Sequence[str]]]

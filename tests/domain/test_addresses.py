@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from face_server.domain.addresses import AddressPolicy, is_loopback, is_peer, is_public, literal_address
 from face_server.errors import ConfigurationError
-from face_server.video.addresses import AddressPolicy, is_public, literal_address
 
 DENIED = [
     "127.0.0.1",
@@ -136,3 +136,46 @@ def test_entries_that_are_none(entry: str) -> None:
     """What is no host name, address or network is refused at start, naming the entry."""
     with pytest.raises(ConfigurationError, match="allowed_hosts"):
         AddressPolicy.trusting([entry])
+
+
+@pytest.mark.parametrize(
+    "address", ["192.168.1.20", "10.0.0.7", "100.64.3.4", "127.0.0.1", "::1", "fd12::5", "8.8.8.8", "2606:4700::1111", "::ffff:10.0.0.7"]
+)
+def test_peers(address: str) -> None:
+    """Cameras and receivers may be anywhere in private networks, on this machine and outside."""
+    assert is_peer(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "169.254.169.254",
+        "169.254.0.1",
+        "168.63.129.16",
+        "100.100.100.200",
+        "192.0.0.192",
+        "0.0.0.0",
+        "224.0.0.1",
+        "255.255.255.255",
+        "::",
+        "fe80::1",
+        "fe80::1%eth0",
+        "ff02::1",
+        "fd00:ec2::254",
+        "::ffff:169.254.169.254",
+        "::169.254.169.254",
+        "64:ff9b::a9fe:a9fe",
+        "2002:a9fe:a9fe::1",
+    ],
+)
+def test_no_peers(address: str) -> None:
+    """Link-local, multicast and metadata addresses are never cameras or receivers, wrapped into IPv6 neither."""
+    assert not is_peer(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "own"), [("127.8.8.8", True), ("::1", True), ("::ffff:127.0.0.1", True), ("10.0.0.1", False), ("::2:1", False)]
+)
+def test_loopback(address: str, own: bool) -> None:
+    """The machine's own addresses are known in every spelling."""
+    assert is_loopback(address) is own

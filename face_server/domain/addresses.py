@@ -54,6 +54,46 @@ def is_public(address: _Address) -> bool:
     return not any(address in network for network in _DENIED_V4)
 
 
+# Link-local, which holds most metadata services of clouds, and what no single machine is at; then the
+# metadata services and host agents of clouds that are elsewhere.
+_NO_PEER_V4 = tuple(
+    ipaddress.IPv4Network(network)
+    for network in ("0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4", "168.63.129.16/32", "100.100.100.200/32", "192.0.0.192/32")
+)
+_NO_PEER_V6 = tuple(ipaddress.IPv6Network(network) for network in ("::/128", "fe80::/10", "fec0::/10", "ff00::/8", "fd00:ec2::254/128"))
+_TRANSLATED_V6 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
+
+
+def _embedded_v4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that packets to ``address`` end at, where it is mapped, translated or tunnelled."""
+    if int(address) > 1 and any(address in network for network in _TRANSLATED_V6):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
+
+
+def is_peer(address: str) -> bool:
+    """Whether a camera or a receiver that an operator names may be at ``address``.
+
+    Public, private and loopback addresses are; link-local and multicast ones and the metadata
+    services of clouds are not.
+    """
+    parsed: _Address = ipaddress.ip_address(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        inner = _embedded_v4(parsed)
+        if inner is None:
+            return not any(parsed in network for network in _NO_PEER_V6)
+        parsed = inner
+    return not any(parsed in network for network in _NO_PEER_V4)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether ``address`` is this machine's own, however it is written."""
+    parsed: _Address = ipaddress.ip_address(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        parsed = _embedded_v4(parsed) or parsed
+    return parsed.is_loopback
+
+
 def literal_address(host: str) -> str | None:
     """The address that ``host`` spells, None if it is a name; decimal, octal, hex and short IPv4 spellings included."""
     try:
