@@ -6,6 +6,7 @@ import asyncio
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from face_server.api.live import is_endless
 from face_server.errors import Overloaded
 from face_server.telemetry import Metrics
 
@@ -65,7 +66,7 @@ class House:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if is_exempt(scope):
+        if is_exempt(scope) or is_endless(scope):
             await self._app(scope, receive, send)
             return
         self._admission.enter()
@@ -84,7 +85,7 @@ class Turn:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if is_exempt(scope):
+        if is_exempt(scope) or is_endless(scope):
             await self._app(scope, receive, send)
             return
         await self._admission.start()

@@ -1,0 +1,154 @@
+"""A face server in a process of its own, as benchmarks and fault tests use it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_START_S = 60.0
+
+
+@dataclass
+class Service:
+    """``face-server serve`` on a free port of loopback, with ``data`` as its folder. It keeps its port over restarts."""
+
+    data: Path
+    arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    port: int = 0
+    log: list[str] = field(default_factory=list)
+    _process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Start, and wait until it serves."""
+        line = [sys.executable, "-m", "face_server", "serve", "--port", str(self.port), "--data", str(self.data), *self.arguments]
+        environment = {**os.environ, **self.environment, "PYTHONUNBUFFERED": "1"}
+        self._process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+        assert self._process.stdout is not None
+        for text in self._process.stdout:
+            self.log.append(text)
+            if found := re.search(r"serves on http://127\.0\.0\.1:(\d+)", text):
+                self.port = int(found[1])
+                break
+        else:
+            raise RuntimeError("the server did not start:\n" + "".join(self.log[-20:]))
+        threading.Thread(target=self._drain, args=(self._process,), daemon=True).start()
+        self.wait_for(lambda: self.client().get("/readyz").is_success, _START_S, "the server to be ready")
+        return self
+
+    def stop(self) -> int:
+        """End politely, and return the exit code."""
+        return self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End without a word to anybody."""
+        self._end(signal.SIGKILL)
+
+    def client(self) -> httpx.Client:
+        """A client of it."""
+        return httpx.Client(base_url=self.url, timeout=30.0)
+
+    def get(self, path: str, **params: Any) -> Any:
+        """The JSON behind a path."""
+        with self.client() as client:
+            return client.get(path, params=params).raise_for_status().json()
+
+    def send(self, method: str, path: str, body: Any = None) -> Any:
+        """Send JSON, and return the JSON of the answer (None where it has none)."""
+        with self.client() as client:
+            answer = client.request(method, path, json=body)
+        if answer.is_error:
+            raise RuntimeError(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
+        return answer.json() if answer.content else None
+
+    def status(self, stream_id: str) -> dict[str, Any]:
+        """The status of a stream."""
+        found: dict[str, Any] = self.get(f"/v1/streams/{stream_id}")["status"]
+        return found
+
+    def cpu_s(self) -> float:
+        """Processor seconds it has used, its children included."""
+        total = 0.0
+        for pid in (self.pid, *_children(self.pid)):
+            fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+            total += sum(int(fields[index]) for index in (11, 12, 13, 14)) / _TICKS
+        return total
+
+    def resources(self) -> tuple[float, int, int]:
+        """Resident memory in MB, threads and open file descriptors."""
+        status = Path(f"/proc/{self.pid}/status").read_text("utf-8")
+        values = {name: value.split()[0] for name, _, value in (line.partition(":") for line in status.splitlines()) if value.strip()}
+        return int(values["VmRSS"]) / 1024, int(values["Threads"]), len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        with self.client() as client:
+            text = client.get("/metrics").raise_for_status().text
+        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if re.match(rf"{name}(\{{| )", line))
+
+    @staticmethod
+    def wait_for(condition: Callable[[], bool], timeout_s: float, what: str) -> float:
+        """Wait until ``condition`` holds, and return for how long that was in seconds. Raises TimeoutError."""
+        started = time.monotonic()
+        while time.monotonic() - started < timeout_s:
+            try:
+                if condition():
+                    return time.monotonic() - started
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.05)
+        raise TimeoutError(f"waited {timeout_s:.0f} s for {what}")
+
+    def __enter__(self) -> Self:
+        return self if self._process is not None else self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._process is not None:
+            self.kill()
+
+    def _drain(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for text in process.stdout:
+            self.log.append(text)
+            del self.log[:-2000]
+
+    def _end(self, how: signal.Signals) -> int:
+        process, self._process = self._process, None
+        assert process is not None
+        process.send_signal(how)
+        process.send_signal(signal.SIGCONT)
+        try:
+            return process.wait(20.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()]
+    except OSError:
+        return []

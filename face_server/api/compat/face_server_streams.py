@@ -1,0 +1,271 @@
+"""The face server's HTTP API for cameras: ``/add_source`` and its kin, ``/source_status``, ``/stream/pipe``.
+
+Every handled request is answered with status 200; ``code`` in the body says what happened. A task
+is a stream of ``/v1/streams`` with the id ``task_id``, matched against the default collection.
+
+What differs from the original server: tasks survive restarts and reconnect by themselves; adding a
+camera that is away answers at once; ``/update_source`` (PUT or POST) applies all three fields, and
+members of ``rule_info`` that are left out stay as they are; numbers in ``rule_info`` may be strings;
+``frame_rate`` paces the pushed video without changing its speed. Without ``skip_frame_rate`` the newest frames are analysed,
+at most five a second.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from face_server.api.compat.face_server_forms import BAD_REQUEST, FORMS, OK, answers, documented, fields_of, reply
+from face_server.api.deps import ServicesDep
+from face_server.api.security import OPERATE, READ
+from face_server.api.services import Services
+from face_server.domain.streams import FramePolicy, Mode, SinkKind, SinkSpec, StreamRules, StreamSpec
+from face_server.errors import Conflict, InvalidInput, NotFound
+
+router = APIRouter(tags=["Face server"])
+
+DUPLICATE = 11001
+ALIVE_S = 60
+
+_TASK = {"type": "string", "description": "Id of the task, yours to choose.", "examples": ["1"]}
+_SOURCE_URL = {"type": "string", "description": "Address of the camera.", "examples": ["rtsp://admin:secret@192.168.1.20/stream1"]}
+_CALLBACK = {"type": "string", "description": "`host:port` of the receiver of alerts; none without it.", "examples": ["192.168.1.9:50051"]}
+_FRAME_RATE = {"type": "string", "description": "Frames a second of the pushed video; the camera's own without it.", "examples": ["25"]}
+_RULES = {
+    "type": "string",
+    "description": "JSON object: `mode` (cpu, gpu), `skip_frame_rate` (0 newest, 1 every, n each n-th frame), `add_stranger` (0, 1), "
+    "`alert_time` (seconds until the same person is announced again).",
+    "examples": ['{"add_stranger": 1, "alert_time": 60}'],
+}
+_FIELDS = {"task_id": _TASK, "rtsp_url": _SOURCE_URL, "grpc_address": _CALLBACK, "frame_rate": _FRAME_RATE, "rule_info": _RULES}
+_EXAMPLE = {"task_id": "1", "rtsp_url": "rtsp://192.168.1.20/stream1", "rule_info": '{"alert_time": 60}'}
+_CHANGES = {"task_id": _TASK, "grpc_address": _CALLBACK, "frame_rate": _FRAME_RATE, "rule_info": _RULES}
+_CHANGE_EXAMPLE = {"task_id": "1", "rule_info": '{"alert_time": 60}'}
+_SOURCE_LIST = {"source_list": {"type": "array", "items": {"type": "string"}, "description": "Every task."}}
+_DATA = {"data": {"type": "string", "description": "JSON object in a string: task id to whether it works.", "examples": ['{"1": true}']}}
+_IDS = {"requestBody": {"content": {"application/json": {"schema": {"type": "array", "items": {"type": "string"}}, "example": ["1", "2"]}}}}
+
+
+@router.post("/add_source", dependencies=[OPERATE], **documented(_FIELDS, _EXAMPLE, _SOURCE_LIST))
+async def add_source(request: Request, services: ServicesDep) -> Response:
+    """Register a camera under a task id and start to watch it."""
+    return await reply(_add_source(request, services), services)
+
+
+@router.post("/rebuild_source", dependencies=[OPERATE], **documented(_FIELDS, _EXAMPLE, _SOURCE_LIST))
+async def rebuild_source(request: Request, services: ServicesDep) -> Response:
+    """Register a camera anew, in place of the task of that id if there is one."""
+    return await reply(_rebuild_source(request, services), services)
+
+
+@router.delete("/remove_source", dependencies=[OPERATE], **documented({"task_id": _TASK}, {"task_id": "1"}, _SOURCE_LIST))
+async def remove_source(request: Request, services: ServicesDep) -> Response:
+    """Stop a task and forget it."""
+    return await reply(_remove_source(request, services), services)
+
+
+@router.post("/get_source_list", dependencies=[READ], **documented({}, {}, _SOURCE_LIST))
+async def get_source_list(services: ServicesDep) -> Response:
+    """Every task id, in the order in which they were added."""
+    return await reply(_listed(services), services)
+
+
+@router.put("/update_source", dependencies=[OPERATE], **documented(_CHANGES, _CHANGE_EXAMPLE, _SOURCE_LIST))
+async def update_source(request: Request, services: ServicesDep) -> Response:
+    """Change receiver, frame rate and rules of a task while it runs; what is left out stays."""
+    return await reply(_update_source(request, services), services)
+
+
+@router.post("/update_source", dependencies=[OPERATE], **documented(_CHANGES, _CHANGE_EXAMPLE, _SOURCE_LIST))
+async def post_update_source(request: Request, services: ServicesDep) -> Response:
+    """The same by POST, as the original's manual has it."""
+    return await reply(_update_source(request, services), services)
+
+
+@router.post("/source_status", dependencies=[READ], response_class=Response, responses=answers(_DATA), openapi_extra=_IDS)
+async def source_status(request: Request, services: ServicesDep) -> Response:
+    """Whether tasks work: a frame was analysed within the last minute."""
+    return await reply(_source_status(request, services), services)
+
+
+@router.get("/source_status/all", dependencies=[READ], response_class=Response, responses=answers(_DATA))
+async def all_source_status(services: ServicesDep) -> Response:
+    """Whether each known task works."""
+    return await reply(_statuses([spec.id for spec in services.streams.specs()], services), services)
+
+
+@router.post("/stream/pipe", dependencies=[OPERATE], response_class=Response, responses=answers({}), openapi_extra=_IDS)
+async def start_pipes(request: Request, services: ServicesDep) -> Response:
+    """Push the annotated video of tasks to the publishing address."""
+    return await reply(_pipes(request, services, publish=True), services)
+
+
+@router.delete("/stream/pipe", dependencies=[OPERATE], response_class=Response, responses=answers({}), openapi_extra=_IDS)
+async def stop_pipes(request: Request, services: ServicesDep) -> Response:
+    """Stop to push the annotated video of tasks."""
+    return await reply(_pipes(request, services, publish=False), services)
+
+
+async def _add_source(request: Request, services: Services) -> dict[str, Any]:
+    spec = _spec_of(await fields_of(request, services), services)
+    try:
+        await services.streams.create(spec)
+    except Conflict:
+        return {"code": DUPLICATE, "msg": f"duplicate task id {spec.id}", **await _list(services)}
+    return await _listed(services)
+
+
+async def _rebuild_source(request: Request, services: Services) -> dict[str, Any]:
+    spec = _spec_of(await fields_of(request, services), services)
+    try:
+        await services.streams.change(spec.id, lambda old: replace(spec, rules=replace(spec.rules, publish=old.rules.publish)))
+        await services.streams.restart(spec.id)
+    except NotFound:
+        await services.streams.create(spec)
+    return await _listed(services)
+
+
+async def _remove_source(request: Request, services: Services) -> dict[str, Any]:
+    task_id = _needed(await fields_of(request, services), "task_id")
+    try:
+        await services.streams.remove(task_id)
+    except NotFound:
+        return {"msg": f"can not find task id {task_id}", **await _listed(services)}
+    return await _listed(services)
+
+
+async def _update_source(request: Request, services: Services) -> dict[str, Any]:
+    fields = await fields_of(request, services)
+    task_id = _needed(fields, "task_id")
+
+    def updated(spec: StreamSpec) -> StreamSpec:
+        sinks = spec.sinks
+        if "grpc_address" in fields:
+            others = tuple(sink for sink in sinks if sink.kind is not SinkKind.GRPC)
+            sinks = (*_callbacks(fields), *others)
+        return replace(spec, sinks=sinks, rules=_rules_of(fields, spec.rules))
+
+    try:
+        await services.streams.change(task_id, updated)
+    except NotFound:
+        return {"msg": f"can not find task id {task_id}", **await _listed(services)}
+    return await _listed(services)
+
+
+async def _source_status(request: Request, services: Services) -> dict[str, Any]:
+    return await _statuses(await _ids_of(request), services)
+
+
+async def _statuses(task_ids: list[str], services: Services) -> dict[str, Any]:
+    specs = {spec.id: spec for spec in services.streams.specs()}
+    alive = {task_id: task_id in specs and _works(specs[task_id], services) for task_id in task_ids}
+    return {"code": OK, "data": json.dumps(alive)}
+
+
+def _works(spec: StreamSpec, services: Services) -> bool:
+    """Whether a frame was analysed within the last minute; a new task has its first minute on credit."""
+    analysed_at = services.streams.status(spec.id).last_analysed_at
+    return int(services.clock.now()) - int(spec.created_at if analysed_at is None else analysed_at) < ALIVE_S
+
+
+async def _pipes(request: Request, services: Services, *, publish: bool) -> dict[str, Any]:
+    task_ids = await _ids_of(request)
+    done = []
+    for task_id in dict.fromkeys(task_ids):
+        try:
+            await services.streams.change(task_id, lambda spec: replace(spec, rules=replace(spec.rules, publish=publish)))
+        except NotFound:
+            continue
+        done.append(task_id)
+    verb = "create" if publish else "remove"
+    return {"code": OK, "msg": f"input task ids: {task_ids}, {verb} success ids: {','.join(done)}"}
+
+
+async def _listed(services: Services) -> dict[str, Any]:
+    return {"code": OK, **await _list(services)}
+
+
+async def _list(services: Services) -> dict[str, Any]:
+    return {"source_list": [spec.id for spec in services.streams.specs()]}
+
+
+async def _ids_of(request: Request) -> list[str]:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        values = None if kind in FORMS else orjson.loads(await request.body())
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(BAD_REQUEST) from error
+    if not isinstance(values, list) or not all(isinstance(value, str | int) for value in values):
+        raise InvalidInput("the body must be a JSON array of task ids")
+    return [str(value) for value in values]
+
+
+def _spec_of(fields: Mapping[str, str], services: Services) -> StreamSpec:
+    return StreamSpec(
+        id=_needed(fields, "task_id"),
+        url=_needed(fields, "rtsp_url"),
+        collections=(services.defaults.collection,),
+        rules=_rules_of(fields, StreamRules(strangers=False)),
+        sinks=_callbacks(fields),
+        created_at=services.clock.now(),
+    )
+
+
+def _callbacks(fields: Mapping[str, str]) -> tuple[SinkSpec, ...]:
+    address = fields.get("grpc_address", "").strip()
+    return (SinkSpec(SinkKind.GRPC, address),) if address else ()
+
+
+def _rules_of(fields: Mapping[str, str], rules: StreamRules) -> StreamRules:
+    """``rules`` with what ``frame_rate`` and ``rule_info`` say. Raises InvalidInput."""
+    members: dict[str, Any] = {}
+    if "frame_rate" in fields:
+        members["publish_fps"] = float(_number(fields["frame_rate"], "frame_rate"))
+    info = _rule_info(fields.get("rule_info", ""))
+    if "mode" in info:
+        if info["mode"] not in {mode.value for mode in Mode}:
+            raise InvalidInput("rule_info.mode must be cpu or gpu", field="rule_info")
+        members["mode"] = Mode(info["mode"])
+    if "skip_frame_rate" in info:
+        members |= _frames(_number(info["skip_frame_rate"], "rule_info.skip_frame_rate"))
+    if "add_stranger" in info:
+        members["strangers"] = _number(info["add_stranger"], "rule_info.add_stranger") != 0
+    if "alert_time" in info:
+        members["realert_s"] = float(_number(info["alert_time"], "rule_info.alert_time"))
+    return replace(rules, **members)
+
+
+def _frames(skip: int) -> dict[str, Any]:
+    if skip <= 0:
+        return {"frames": FramePolicy.NEWEST, "max_fps": StreamRules().max_fps}
+    if skip == 1:
+        return {"frames": FramePolicy.EVERY, "max_fps": 0.0}
+    return {"frames": FramePolicy.NTH, "every_nth": skip, "max_fps": 0.0}
+
+
+def _rule_info(text: str) -> dict[str, Any]:
+    if not text:
+        return {}
+    try:
+        info = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput("rule_info is not valid JSON", field="rule_info") from error
+    return info if isinstance(info, dict) else {}
+
+
+def _number(value: object, field: str) -> int:
+    try:
+        return int(value) if isinstance(value, str | int) else int(float(str(value)))
+    except ValueError as error:
+        raise InvalidInput(f"{field} must be a whole number", field=field) from error
+
+
+def _needed(fields: Mapping[str, str], name: str) -> str:
+    if not fields.get(name):
+        raise InvalidInput(BAD_REQUEST, field=name)
+    return fields[name]

@@ -1,0 +1,211 @@
+"""Streams: cameras and files that are watched for as long as they are registered."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from starlette.responses import Response
+
+from face_server.api.bodies import BodyReader
+from face_server.api.deps import ServicesDep, StreamId
+from face_server.api.live import LiveResponse
+from face_server.api.problems import responses
+from face_server.api.rendering import json_reply
+from face_server.api.schemas.streams import (
+    ProbeBody,
+    ProbeRequest,
+    PublishRequest,
+    StreamBody,
+    StreamList,
+    StreamPatch,
+    StreamRequest,
+    StreamSettings,
+)
+from face_server.api.security import OPERATE, READ
+from face_server.api.services import Services
+from face_server.api.stream_bodies import changed, spec_of, stream_body
+from face_server.domain.streams import StreamSpec, Transport
+from face_server.errors import NotFound
+
+router = APIRouter(prefix="/v1/streams", tags=["streams"])
+
+_BOUNDARY = "frame"
+_MJPEG = f"multipart/x-mixed-replace; boundary={_BOUNDARY}"
+_JPEG_ANSWER = {200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}, "description": "A JPEG."}}
+_MJPEG_ANSWER = {
+    200: {"content": {"multipart/x-mixed-replace": {"schema": {"type": "string", "format": "binary"}}}, "description": "JPEGs without end."}
+}
+
+
+@router.get("", operation_id="list_streams", summary="List streams", dependencies=[READ], response_model=StreamList, responses=responses())
+async def list_streams(services: ServicesDep) -> Response:
+    """List every stream with its status."""
+    return json_reply({"streams": [_shown(spec, services) for spec in services.streams.specs()]})
+
+
+@router.post(
+    "",
+    operation_id="create_stream",
+    summary="Register a stream",
+    dependencies=[OPERATE],
+    response_model=StreamBody,
+    status_code=201,
+    responses=responses(409, 415),
+)
+async def create_stream(body: Annotated[StreamRequest, Depends(BodyReader(StreamRequest).read)], services: ServicesDep) -> Response:
+    """Register a stream and start it. Answers at once; `status` tells whether the camera could be reached."""
+    spec = spec_of(body.id or secrets.token_hex(6), body, services.clock.now())
+    return json_reply(_shown(await services.streams.create(spec), services), 201)
+
+
+@router.post(
+    "/probe",
+    operation_id="probe_stream",
+    summary="Try a source without saving it",
+    dependencies=[OPERATE],
+    response_model=ProbeBody,
+    responses=responses(415),
+)
+async def probe_stream(body: Annotated[ProbeRequest, Depends(BodyReader(ProbeRequest).read)], services: ServicesDep) -> Response:
+    """Open a source, say what it shows, and close it again."""
+    info = await services.streams.probe(StreamSpec("probe", body.url, transport=Transport(body.transport)))
+    return json_reply(ProbeBody(width=info.width, height=info.height, fps=info.fps, codec=info.codec).model_dump())
+
+
+@router.get(
+    "/{stream_id}",
+    operation_id="get_stream",
+    summary="Get a stream",
+    dependencies=[READ],
+    response_model=StreamBody,
+    responses=responses(404),
+)
+async def get_stream(stream_id: StreamId, services: ServicesDep) -> Response:
+    """Get what was registered and how it is."""
+    return json_reply(_shown(services.streams.spec(stream_id), services))
+
+
+@router.put(
+    "/{stream_id}",
+    operation_id="put_stream",
+    summary="Register a stream or replace its settings",
+    dependencies=[OPERATE],
+    response_model=StreamBody,
+    responses=responses(409, 415) | {201: {"model": StreamBody, "description": "Registered."}},
+)
+async def put_stream(
+    stream_id: StreamId, body: Annotated[StreamSettings, Depends(BodyReader(StreamSettings).read)], services: ServicesDep
+) -> Response:
+    """Make a stream of this id be exactly as the body says. Tracks go on unless the source changes."""
+    spec = spec_of(stream_id, body, services.clock.now())
+    try:
+        stored = await services.streams.change(stream_id, lambda current: replace(spec, created_at=current.created_at))
+    except NotFound:
+        return json_reply(_shown(await services.streams.create(spec), services), 201)
+    return json_reply(_shown(stored, services))
+
+
+@router.patch(
+    "/{stream_id}",
+    operation_id="patch_stream",
+    summary="Change some settings of a stream",
+    dependencies=[OPERATE],
+    response_model=StreamBody,
+    responses=responses(404, 415),
+)
+async def patch_stream(
+    stream_id: StreamId, body: Annotated[StreamPatch, Depends(BodyReader(StreamPatch).read)], services: ServicesDep
+) -> Response:
+    """Change the members that the body names, while the stream runs. `"enabled": false` stops it."""
+    return json_reply(_shown(await services.streams.change(stream_id, lambda spec: changed(spec, body)), services))
+
+
+@router.delete(
+    "/{stream_id}",
+    operation_id="delete_stream",
+    summary="Remove a stream",
+    dependencies=[OPERATE],
+    status_code=204,
+    response_class=Response,
+    responses=responses(404),
+)
+async def delete_stream(stream_id: StreamId, services: ServicesDep) -> Response:
+    """Stop a stream and forget it. Its events stay."""
+    await services.streams.remove(stream_id)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/{stream_id}/restart",
+    operation_id="restart_stream",
+    summary="Connect anew",
+    dependencies=[OPERATE],
+    response_model=StreamBody,
+    responses=responses(404, 409),
+)
+async def restart_stream(stream_id: StreamId, services: ServicesDep) -> Response:
+    """Drop the connection and make a new one at once, whatever the stream does now."""
+    await services.streams.restart(stream_id)
+    return json_reply(_shown(services.streams.spec(stream_id), services))
+
+
+@router.put(
+    "/{stream_id}/publish",
+    operation_id="publish_stream",
+    summary="Push the annotated video, or stop",
+    dependencies=[OPERATE],
+    response_model=StreamBody,
+    responses=responses(404, 415),
+)
+async def publish_stream(
+    stream_id: StreamId, body: Annotated[PublishRequest, Depends(BodyReader(PublishRequest).read)], services: ServicesDep
+) -> Response:
+    """Switch the push to the server's publishing address (RTMP or RTSP, H.264) on or off."""
+
+    def switched(spec: StreamSpec) -> StreamSpec:
+        return replace(spec, rules=replace(spec.rules, publish=body.publish))
+
+    return json_reply(_shown(await services.streams.change(stream_id, switched), services))
+
+
+@router.get(
+    "/{stream_id}/snapshot.jpg",
+    operation_id="stream_snapshot",
+    summary="The newest frame",
+    dependencies=[READ],
+    response_class=Response,
+    responses=responses(404) | _JPEG_ANSWER,
+)
+async def stream_snapshot(
+    stream_id: StreamId,
+    services: ServicesDep,
+    annotated: Annotated[bool, Query(description="Draw boxes, names and track ids.")] = True,
+) -> Response:
+    """The newest frame as a JPEG."""
+    jpeg = await services.streams.snapshot(stream_id, annotated=annotated)
+    return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "no-store"})
+
+
+@router.get(
+    "/{stream_id}/preview.mjpeg",
+    operation_id="stream_preview",
+    summary="Watch a stream",
+    dependencies=[READ],
+    response_class=Response,
+    responses=responses(404) | _MJPEG_ANSWER,
+)
+async def stream_preview(stream_id: StreamId, services: ServicesDep) -> Response:
+    """The annotated stream as MJPEG, for an `<img>`; drawn only while somebody watches."""
+    return LiveResponse(services.streams.preview(stream_id), _part, media_type=_MJPEG)
+
+
+def _part(jpeg: bytes) -> bytes:
+    return b"--%s\r\ncontent-type: image/jpeg\r\ncontent-length: %d\r\n\r\n%s\r\n" % (_BOUNDARY.encode(), len(jpeg), jpeg)
+
+
+def _shown(spec: StreamSpec, services: Services) -> dict[str, object]:
+    """A stream as answers show it, its credentials masked."""
+    return stream_body(services.streams.masked(spec), services.streams.status(spec.id)).model_dump(mode="json")
