@@ -55,6 +55,25 @@ class Frame:
         self._lock = threading.Lock()
         self._full: Image | None = None
 
+    def pixels(self, width: int, height: int) -> Pixels:
+        """height×width×3 uint8 BGR, converted anew. Blocks for milliseconds."""
+        return self._convert(width, height)
+
+    def with_detail(self, width: int, height: int, detail: Frame | None) -> Frame:
+        """The same moment as a frame of ``width`` × ``height``, the size of the camera's larger picture.
+
+        ``image()`` is the ``detail`` of the same moment, or this frame enlarged where there is none;
+        ``scaled()`` is made from this frame, which costs less.
+        """
+
+        def convert(wanted_width: int, wanted_height: int) -> Pixels:
+            full = (wanted_width, wanted_height) == (width, height)
+            return (detail if full and detail is not None else self).pixels(wanted_width, wanted_height)
+
+        return Frame(
+            self.number, (width, height), convert, captured_at=self.captured_at, taken_at=self.taken_at, position_s=self.position_s
+        )
+
     def image(self) -> Image:
         """The full picture; converted once, then remembered. Blocks for milliseconds."""
         with self._lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from face_server.domain.events import Event, Picture, Who
 from face_server.domain.face import Detection
@@ -32,6 +32,10 @@ class SeenTrack:
 
     track: Track
     who: Who | None = None
+
+    def scaled(self, x: float, y: float) -> SeenTrack:
+        """The same in a picture that is ``x`` times as wide and ``y`` times as high."""
+        return replace(self, track=replace(self.track, detection=self.track.detection.scaled(x, y)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
