@@ -1,0 +1,209 @@
+"""Events and their pictures: storing, reading, and letting them follow a stranger who got a name."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from face_server.domain.events import Event, EventFilter, Lane, Who
+from face_server.errors import NotFound
+from face_server.journal import outbox
+from face_server.journal.options import JournalOptions
+from face_server.journal.records import read_event, write_event
+
+_EVERYTHING = EventFilter()
+_RENAMED_AT_ONCE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An event with its record, made before a transaction begins."""
+
+    event: Event
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """What a stranger is called from now on: ``into`` another, or an identity of a collection."""
+
+    stranger_id: str
+    name: str
+    collection: str
+    identity_id: str
+    into: str
+
+    def of(self, who: Who | None) -> Who | None:
+        """``who`` under the new name, if it is this stranger."""
+        if who is None or who.stranger_id != self.stranger_id:
+            return who
+        stranger_id = "" if self.identity_id else self.into or self.stranger_id
+        collection, identity_id = (self.collection, self.identity_id) if self.identity_id else (who.collection, who.identity_id)
+        return replace(who, name=self.name, collection=collection, identity_id=identity_id, stranger_id=stranger_id)
+
+
+def append(
+    connection: sqlite3.Connection,
+    entries: Iterable[Entry],
+    pictures: Mapping[str, bytes],
+    sinks: Mapping[str, Sequence[str]],
+    now: float,
+    options: JournalOptions,
+) -> list[Event]:
+    """Store events, the pictures that they refer to, and their deliveries. Those that are stored already stay as they are."""
+    stored: list[Event] = []
+    lanes: dict[Lane, list[int]] = {}
+    for entry in entries:
+        event = entry.event
+        known = connection.execute("SELECT body, cursor FROM events WHERE id = ?", (event.id,)).fetchone()
+        if known is not None:
+            stored.append(read_event(*known))
+            continue
+        cursor = _insert(connection, entry)
+        stored.append(replace(event, cursor=cursor))
+        for picture_id in _pictures(event):
+            connection.execute("INSERT INTO picture_uses VALUES (?, ?)", (picture_id, cursor))
+            if picture_id in pictures:
+                jpeg = pictures[picture_id]
+                connection.execute("INSERT OR IGNORE INTO pictures (id, size, jpeg) VALUES (?, ?, ?)", (picture_id, len(jpeg), jpeg))
+        for sink_key in dict.fromkeys(sinks.get(event.id, ())):
+            lanes.setdefault(Lane(event.stream_id, sink_key), []).append(cursor)
+    for lane, cursors in lanes.items():
+        outbox.queue(connection, lane, cursors, now, options)
+    return stored
+
+
+def _insert(connection: sqlite3.Connection, entry: Entry) -> int:
+    event, who = entry.event, entry.event.who
+    (cursor,) = connection.execute(
+        "INSERT INTO events (id, stream_id, kind, at, identity_id, stranger_id, body) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING cursor",
+        (event.id, event.stream_id, event.kind, event.at, who.identity_id if who else "", who.stranger_id if who else "", entry.body),
+    ).fetchone()
+    _mention(connection, event, cursor)
+    return int(cursor)
+
+
+def _mention(connection: sqlite3.Connection, event: Event, cursor: int) -> None:
+    everybody = {who.stranger_id for who in (event.who, *(face.who for face in event.faces)) if who is not None and who.stranger_id}
+    connection.executemany("INSERT OR IGNORE INTO mentions VALUES (?, ?)", [(stranger_id, cursor) for stranger_id in sorted(everybody)])
+
+
+def _pictures(event: Event) -> set[str]:
+    return {event.picture, event.frame_picture, *(face.picture for face in event.faces)} - {""}
+
+
+def page(connection: sqlite3.Connection, after: int, before: int | None, limit: int, where: EventFilter | None) -> list[Event]:
+    """Events that pass a filter, oldest first; with ``before`` those below it, newest first."""
+    conditions, values = _conditions(where or _EVERYTHING)
+    conditions.append("cursor > ?")
+    values.append(after)
+    if before is not None:
+        conditions.append("cursor < ?")
+        values.append(before)
+    order = "ASC" if before is None else "DESC"
+    rows = connection.execute(
+        f"SELECT body, cursor FROM events WHERE {' AND '.join(conditions)} ORDER BY cursor {order} LIMIT ?",  # noqa: S608 - texts of this file
+        (*values, limit),
+    )
+    return [read_event(*row) for row in rows]
+
+
+def _conditions(where: EventFilter) -> tuple[list[str], list[object]]:
+    """The filter in SQL. A plus sign keeps an index from being used that would need everything sorted by cursor."""
+    conditions: list[str] = []
+    values: list[object] = []
+
+    def add(condition: str, *more: object) -> None:
+        conditions.append(condition)
+        values.extend(more)
+
+    if where.identity_id:
+        add("identity_id = ? AND identity_id <> ''", where.identity_id)
+    if where.stranger_id:
+        add("stranger_id = ? AND stranger_id <> ''", where.stranger_id)
+    for column, wanted in (("stream_id", where.streams), ("kind", where.kinds)):
+        if len(wanted) == 1:
+            add(f"{column} = ?", wanted[0])
+        elif wanted:
+            add(f"+{column} IN (SELECT value FROM json_each(?))", json.dumps(wanted))  # noqa: S608 - texts of this file
+    # Events come in nearly, not exactly, in order of time: the first ones leave out most rows, quickly.
+    if where.since is not None:
+        add("cursor >= (SELECT MIN(cursor) FROM events WHERE at >= ?) AND +at >= ?", where.since, where.since)
+    if where.until is not None:
+        add("cursor <= (SELECT MAX(cursor) FROM events WHERE at < ?) AND +at < ?", where.until, where.until)
+    return conditions, values
+
+
+def one(connection: sqlite3.Connection, event_id: str) -> Event:
+    """An event. Raises NotFound."""
+    row = connection.execute("SELECT body, cursor FROM events WHERE id = ?", (event_id,)).fetchone()
+    if row is None:
+        raise NotFound(f"no event has the id {event_id[:80]!r}", field="event_id")
+    return read_event(*row)
+
+
+def picture(connection: sqlite3.Connection, picture_id: str) -> bytes:
+    """The bytes of a picture. Raises NotFound."""
+    row = connection.execute("SELECT jpeg FROM pictures WHERE id = ?", (picture_id,)).fetchone()
+    if row is None:
+        raise NotFound(f"no picture has the id {picture_id[:80]!r}, or its events were erased", field="picture_id")
+    return bytes(row[0])
+
+
+def begin_rename(connection: sqlite3.Connection, rename: Rename) -> int:
+    """Note what to rename among the events until now; ``go_on_renaming`` does it. Returns the key of the note."""
+    (key,) = connection.execute(
+        """
+        INSERT INTO renames (stranger_id, name, collection, identity_id, into_id, done, last)
+        VALUES (?, ?, ?, ?, ?, 0, (SELECT IFNULL(MAX(cursor), 0) FROM events)) RETURNING key
+        """,
+        (rename.stranger_id, rename.name, rename.collection, rename.identity_id, rename.into),
+    ).fetchone()
+    return int(key)
+
+
+def unfinished_renames(connection: sqlite3.Connection) -> list[int]:
+    """The keys of notes that a process which ended early has left."""
+    return [key for (key,) in connection.execute("SELECT key FROM renames ORDER BY key")]
+
+
+def go_on_renaming(connection: sqlite3.Connection, key: int) -> tuple[int, bool]:
+    """Rename in the next few hundred events. Returns in how many, and whether that was all."""
+    note = connection.execute(
+        "SELECT stranger_id, name, collection, identity_id, into_id, done, last FROM renames WHERE key = ?", (key,)
+    ).fetchone()
+    if note is None:
+        return 0, True
+    rename, done, last = Rename(*note[:5]), note[5], note[6]
+    rows = connection.execute(
+        """
+        SELECT e.body, e.cursor FROM mentions m JOIN events e ON e.cursor = m.cursor
+        WHERE m.stranger_id = ? AND m.cursor > ? AND m.cursor <= ? ORDER BY m.cursor LIMIT ?
+        """,
+        (rename.stranger_id, done, last, _RENAMED_AT_ONCE),
+    ).fetchall()
+    for body, cursor in rows:
+        _rewrite(connection, read_event(body, cursor), rename)
+    if len(rows) < _RENAMED_AT_ONCE:
+        connection.execute("DELETE FROM renames WHERE key = ?", (key,))
+        return len(rows), True
+    connection.execute("UPDATE renames SET done = ? WHERE key = ?", (rows[-1][1], key))
+    return len(rows), False
+
+
+def _rewrite(connection: sqlite3.Connection, event: Event, rename: Rename) -> None:
+    who, message = rename.of(event.who), event.message
+    if event.who is not None and who is not None and event.who.name and who.name != event.who.name:
+        # As a whole word: "Stranger 1" is no part of "Stranger 12".
+        message = re.sub(rf"(?<!\w){re.escape(event.who.name)}(?!\w)", lambda _: who.name, message)
+    faces = tuple(replace(face, who=rename.of(face.who)) for face in event.faces)
+    event = replace(event, who=who, faces=faces, message=message)
+    connection.execute(
+        "UPDATE events SET body = ?, identity_id = ?, stranger_id = ? WHERE cursor = ?",
+        (write_event(event), who.identity_id if who else "", who.stranger_id if who else "", event.cursor),
+    )
+    connection.execute("DELETE FROM mentions WHERE stranger_id = ? AND cursor = ?", (rename.stranger_id, event.cursor))
+    _mention(connection, event, event.cursor)
