@@ -13,7 +13,10 @@ import functools
 import os
 import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -27,11 +30,19 @@ def available_cores() -> int:
     return max(1, len(os.sched_getaffinity(0)))
 
 
+LIVE_LEAD_S = 0.25
+"""Work for live cameras goes before other work that came up to this much earlier; older work is not kept waiting."""
+
+live_work: ContextVar[bool] = ContextVar("live_work", default=False)
+"""Whether this task works for a live camera, whose frames are worth nothing a second later."""
+
+
 @dataclass(slots=True)
 class _Job:
     work: Callable[[], Any]
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
+    due_s: float
 
 
 class Workers:
@@ -47,10 +58,10 @@ class Workers:
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or available_cores() + 1
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queue = _Queue()
         self._closed = False
         self._pool = [
-            threading.Thread(target=_work, args=(self._jobs,), name=f"worker-{number}", daemon=True) for number in range(self.threads)
+            threading.Thread(target=_work, args=(self._queue,), name=f"worker-{number}", daemon=True) for number in range(self.threads)
         ]
         for thread in self._pool:
             thread.start()
@@ -61,7 +72,7 @@ class Workers:
             raise RuntimeError("the worker threads are closed")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._jobs.put(_Job(functools.partial(function, *args, **kwargs), future, loop))
+        self._queue.put(_Job(functools.partial(function, *args, **kwargs), future, loop, time.monotonic()))
         return await future
 
     def close(self) -> None:
@@ -69,11 +80,8 @@ class Workers:
         if self._closed:
             return
         self._closed = True
-        with contextlib.suppress(queue.Empty):
-            while job := self._jobs.get_nowait():
-                _tell(job, job.future.cancel)
-        for _ in self._pool:
-            self._jobs.put(None)
+        for job in self._queue.close(len(self._pool)):
+            _tell(job, job.future.cancel)
         for thread in self._pool:
             thread.join()
 
@@ -84,7 +92,45 @@ class Workers:
         self.close()
 
 
-def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
+class _Queue:
+    """Jobs that wait, live ones ahead of others by ``LIVE_LEAD_S``. Deques are safe to share; the tokens count their jobs."""
+
+    def __init__(self) -> None:
+        self._tokens: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._live: deque[_Job] = deque()
+        self._bulk: deque[_Job] = deque()
+
+    def put(self, job: _Job) -> None:
+        if live_work.get():
+            job.due_s -= LIVE_LEAD_S
+            self._live.append(job)
+        else:
+            self._bulk.append(job)
+        self._tokens.put(True)
+
+    def get(self) -> _Job | None:
+        """The next job, waiting for one; None once closed."""
+        while self._tokens.get():
+            # Another thread may be faster at one deque: each token stands for a job in one of them.
+            while self._live or self._bulk:
+                with contextlib.suppress(IndexError):
+                    live_first = self._live and not (self._bulk and self._bulk[0].due_s < self._live[0].due_s)
+                    return (self._live if live_first else self._bulk).popleft()
+        return None
+
+    def close(self, threads: int) -> list[_Job]:
+        """Take out what waits, and send every thread home."""
+        left: list[_Job] = []
+        for jobs in (self._live, self._bulk):
+            with contextlib.suppress(IndexError):
+                while True:
+                    left.append(jobs.popleft())
+        for _ in range(threads):
+            self._tokens.put(False)
+        return left
+
+
+def _work(jobs: _Queue) -> None:
     """What a worker thread does until it is given None."""
     while job := jobs.get():
         if not job.future.cancelled():

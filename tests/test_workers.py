@@ -11,7 +11,7 @@ import weakref
 import pytest
 
 from face_server.errors import InvalidInput, Unavailable
-from face_server.workers import Workers, available_cores, map_bounded
+from face_server.workers import LIVE_LEAD_S, Workers, available_cores, live_work, map_bounded
 
 
 class Thing:
@@ -124,3 +124,41 @@ async def test_map_raises_the_first_error_with_its_own_cause():
 
     assert isinstance(raised.value.__cause__, OSError)
     assert sorted(ended) == [0, 2]
+
+
+async def _marked(workers: Workers, done: list[str], name: str, *, live: bool) -> None:
+    live_work.set(live)
+    await workers.run(done.append, name)
+
+
+async def test_live_work_goes_before_other_work():
+    """What a camera asks for overtakes what has waited less than the lead."""
+    done: list[str] = []
+    with Workers(1) as workers:
+        gate = threading.Event()
+        blocker = asyncio.create_task(workers.run(gate.wait, 5))
+        await asyncio.sleep(0.01)
+        waiting = [
+            asyncio.create_task(_marked(workers, done, name, live=name.startswith("live")))
+            for name in ("bulk 1", "bulk 2", "live 1", "live 2")
+        ]
+        await asyncio.sleep(0.01)
+        gate.set()
+        await asyncio.gather(blocker, *waiting)
+    assert done == ["live 1", "live 2", "bulk 1", "bulk 2"]
+
+
+async def test_other_work_is_not_starved_by_live_work():
+    """What has waited longer than the lead goes before newer live work."""
+    done: list[str] = []
+    with Workers(1) as workers:
+        gate = threading.Event()
+        blocker = asyncio.create_task(workers.run(gate.wait, 5))
+        await asyncio.sleep(0.01)
+        old = asyncio.create_task(_marked(workers, done, "old bulk", live=False))
+        await asyncio.sleep(LIVE_LEAD_S + 0.05)
+        new = asyncio.create_task(_marked(workers, done, "new live", live=True))
+        await asyncio.sleep(0.01)
+        gate.set()
+        await asyncio.gather(blocker, old, new)
+    assert done == ["old bulk", "new live"]

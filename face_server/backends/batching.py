@@ -16,7 +16,7 @@ from functools import partial
 from face_server.backends.gathering import BatchPolicy, Part, Waiting, divide, join_rows, row_count, slice_rows
 from face_server.domain.ports import Backend, Runner, Tensors
 from face_server.errors import FaceServerError, InvalidInput, Overloaded, Unavailable
-from face_server.workers import Workers
+from face_server.workers import LIVE_LEAD_S, Workers, live_work
 
 _INLINE_BYTES = 1 << 20
 """Joining more than this takes longer than going to a worker thread and back."""
@@ -154,8 +154,9 @@ class BatchingBackend:
         self._admit(lane, rows)
         loop = asyncio.get_running_loop()
         size, now_s = lane.policy.max_batch, loop.time()
+        lead_s = LIVE_LEAD_S if live_work.get() else 0.0
         parts = [
-            Part(slice_rows(inputs, start, start + size), min(size, rows - start), now_s, loop.create_future())
+            Part(slice_rows(inputs, start, start + size), min(size, rows - start), now_s, loop.create_future(), lead_s)
             for start in range(0, rows, size)
         ]
         for part in parts:

@@ -39,16 +39,25 @@ class BatchPolicy:
 
 @dataclass(eq=False, slots=True)
 class Part:
-    """At most ``max_batch`` rows of one call, and the promise of their outputs."""
+    """At most ``max_batch`` rows of one call, and the promise of their outputs.
+
+    ``lead_s`` is how far it goes ahead of others: ``workers.LIVE_LEAD_S`` for live cameras, else 0.
+    """
 
     inputs: Tensors
     rows: int
     arrived_s: float
     answer: asyncio.Future[Tensors]
+    lead_s: float = 0.0
+
+    @property
+    def place_s(self) -> float:
+        """What parts are ordered by."""
+        return self.arrived_s - self.lead_s
 
 
 class Waiting:
-    """Parts of one network that wait, in order of arrival, by shape."""
+    """Parts of one network that wait, in order of arrival (live ones with a lead), by shape."""
 
     def __init__(self, policy: BatchPolicy) -> None:
         self._policy = policy
@@ -56,8 +65,12 @@ class Waiting:
         self.rows = 0
 
     def put(self, part: Part) -> None:
-        """Queue ``part`` behind those of its shape."""
-        self._queues.setdefault(shape_key(part.inputs), deque()).append(part)
+        """Queue ``part`` at its place among those of its shape."""
+        queue = self._queues.setdefault(shape_key(part.inputs), deque())
+        ahead = len(queue)
+        while ahead and queue[ahead - 1].place_s > part.place_s:
+            ahead -= 1
+        queue.insert(ahead, part)
         self.rows += part.rows
 
     def discard(self, part: Part) -> None:
@@ -77,7 +90,7 @@ class Waiting:
         due = [key for key, queue in self._queues.items() if idle or self._is_full(queue) or now_s >= self._deadline_s(queue)]
         if not due:
             return []
-        key = min(due, key=lambda key: self._queues[key][0].arrived_s)
+        key = min(due, key=lambda key: self._queues[key][0].place_s)
         queue, batch, room = self._queues[key], [], self._policy.max_batch
         while queue and queue[0].rows <= room:
             part = queue.popleft()

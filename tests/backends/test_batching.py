@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from face_server.backends.batching import BatchingBackend, BatchObservation
-from face_server.backends.gathering import BatchPolicy
+from face_server.backends.gathering import BatchPolicy, Part, Waiting
 from face_server.backends.scripted import ScriptedBackend
 from face_server.domain.ports import Tensors
 from face_server.errors import ConfigurationError, InvalidInput, Overloaded, Unavailable, WeightsError
-from face_server.workers import Workers
+from face_server.workers import LIVE_LEAD_S, Workers
 
 POISON = 255
 LETHAL = 254
@@ -404,3 +404,20 @@ async def _play(callers: Sequence[Step], policy: BatchPolicy, workers: Workers, 
     await backend.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}
     return answers
+
+
+def _part(name: str, arrived_s: float, lead_s: float = 0.0) -> Part:
+    loop = asyncio.new_event_loop()
+    try:
+        return Part({"x": np.zeros((1, len(name)), np.float32)[:, :1]}, 1, arrived_s, loop.create_future(), lead_s)
+    finally:
+        loop.close()
+
+
+def test_live_parts_go_first_within_their_lead():
+    """A part of a camera overtakes parts that came less than its lead before it, and no older ones."""
+    waiting = Waiting(BatchPolicy(max_batch=1))
+    old, recent, live = _part("old", 0.0), _part("recent", 1.0), _part("live", 1.1, LIVE_LEAD_S)
+    for part in (old, recent, live):
+        waiting.put(part)
+    assert [waiting.take(2.0, idle=True) for _ in range(3)] == [[old], [live], [recent]]
