@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from face_server.domain.image import Floats
 from face_server.gallery.matrix import Matrix, Rows
 from face_server.gallery.people import People, Slots
-from face_server.gallery.scoring import DECIMALS, person_scores, stretches
+from face_server.gallery.scoring import BEST_WEIGHT, DECIMALS, person_scores, stretches
 from face_server.gallery.shared_lock import SharedLock
 
 _FIRST_NEAREST = 64
@@ -20,7 +20,7 @@ _NEAREST_A_PERSON = 8
 _BELOW_ALL = -2.0
 _LOOSE_STRETCH = 1.5
 _ROUNDING = 1e-5
-_MEASURED_AT_ONCE = 4_096
+_MEASURED_AT_ONCE = 1_024
 
 Keys = NDArray[np.int64]
 
@@ -154,9 +154,9 @@ class CollectionIndex:
         """
         if not self.templates:
             return [[] for _ in range(len(probes))]
-        similarities, rows = self._matrix.search(probes, max(_FIRST_NEAREST, _NEAREST_A_PERSON * limit), executor)
+        nearest = self._matrix.search(probes, max(_FIRST_NEAREST, _NEAREST_A_PERSON * limit), executor)
         found = []
-        for probe, near, near_rows in zip(probes, similarities, rows, strict=True):
+        for probe, (near, near_rows) in zip(probes, nearest, strict=True):
             people = self._nearest(probe, near, near_rows, limit)
             last = people[-1].similarity if len(people) >= limit else -1.0
             if len(near) < self.templates and last <= self._ceiling(near.min(), self._stretch) + _ROUNDING:
@@ -175,7 +175,10 @@ class CollectionIndex:
     def _nearest(self, probe: Floats, similarities: Floats, rows: Rows, limit: int) -> list[Nearest]:
         """The ``limit`` best of the people who own ``rows`` or are loose, scored no more than needed."""
         slots, nearest = self._people.owners[rows].astype(np.int64), similarities
-        if self._people.counts[slots].max() > 1:
+        most = self._people.counts[slots].max()
+        if most == 1 and not self._loose:
+            return self._nearest_single(probe, similarities, rows, slots, limit)
+        if most > 1:
             slots, places = np.unique(slots, return_inverse=True)
             nearest = np.full(len(slots), -1.0, np.float32)
             np.maximum.at(nearest, places, similarities)
@@ -190,11 +193,33 @@ class CollectionIndex:
         rest = rest[ceilings[rest] >= people[-1].similarity - _ROUNDING]
         return self._score(probe, np.union1d(first, slots[rest]), limit) if len(rest) else people
 
+    def _nearest_single(self, probe: Floats, similarities: Floats, rows: Rows, slots: Slots, limit: int) -> list[Nearest]:
+        """As ``_nearest``, where every row is all that its owner has: usual, and far fewer steps."""
+        lengths = self._people.lengths[slots]
+        if len(rows) > limit:
+            estimates = np.minimum(similarities * (BEST_WEIGHT + (1.0 - BEST_WEIGHT) / lengths), 1.0)
+            best = np.flatnonzero(estimates >= np.partition(estimates, -limit)[-limit] - _ROUNDING)
+            rows, slots, lengths = rows[best], slots[best], lengths[best]
+        similarities = self._similarities(probe, rows)
+        scores = person_scores(similarities, np.arange(len(rows)), lengths)
+        ranked = sorted(zip((-scores).tolist(), slots.tolist(), rows.tolist(), similarities.tolist(), strict=True))
+        lowest = ranked[min(limit, len(ranked)) - 1][0]
+        keys, template_keys = self._people.keys, self._people.template_keys
+        return [
+            Nearest(int(keys[slot]), -score, int(template_keys[row]), round(min(1.0, similarity), DECIMALS))
+            for score, slot, row, similarity in ranked
+            if score <= lowest
+        ]
+
+    def _similarities(self, probe: Floats, rows: Rows) -> Floats:
+        # einsum, unlike a matrix product, gives equal rows equal results wherever they stand.
+        similarities: Floats = np.einsum("rd,d->r", self._matrix.gather(rows), probe)
+        return similarities
+
     def _score(self, probe: Floats, slots: Slots, limit: int) -> list[Nearest]:
         """The ``limit`` best of the people at ``slots`` and those who tie with the last, best first."""
         rows, starts = self._people.rows_of(slots)
-        # einsum, unlike a matrix product, gives equal rows equal results wherever they stand.
-        similarities = np.einsum("rd,d->r", self._matrix.gather(rows), probe)
+        similarities = self._similarities(probe, rows)
         scores = person_scores(similarities, starts, self._people.lengths[slots])
         lowest = np.partition(scores, -limit)[-limit] if limit < len(scores) else -np.inf
         best = np.flatnonzero(scores >= lowest)

@@ -20,7 +20,7 @@ from face_server.gallery import store
 from face_server.gallery.index import CollectionIndex, IndexChange
 from face_server.sqlite_file import snapshot
 
-_BATCH = 2_048
+_BATCH = 512
 _UNIT_TOLERANCE = 1e-2
 
 _log = logging.getLogger(__name__)
@@ -47,6 +47,11 @@ class Indexes:
 
     def load(self, connection: sqlite3.Connection, collection_key: int | None = None) -> None:
         """Build the index of one collection, or of all, from the store, in batches."""
+        self._indexes.update(self._built(connection, collection_key))
+        connection.execute("PRAGMA shrink_memory")
+        _return_freed_memory()
+
+    def _built(self, connection: sqlite3.Connection, collection_key: int | None) -> dict[int, CollectionIndex]:
         with snapshot(connection):
             wanted = "SELECT key, model, revision, identities, templates FROM collections WHERE ?1 IS NULL OR key = ?1"
             collections = connection.execute(wanted, (collection_key,)).fetchall()
@@ -63,8 +68,7 @@ class Indexes:
                     loading[key].load(_added([row[1:] for row in rows if row[0] == key], dimensions[key]))
             for key, _, revision, *_ in collections:
                 loading[key].finish_load(revision)
-        self._indexes.update(loading)
-        _return_freed_memory()
+        return loading
 
     def follow(self, connection: sqlite3.Connection, collection_key: int) -> None:
         """Bring one index to the store's revision, whoever made it: this process or another."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, TypeVar
 
 import faiss
 import numpy as np
@@ -17,8 +19,15 @@ Rows = NDArray[np.int64]
 Found = tuple[Floats, Rows]
 
 PIECE_ROWS = 65_536
+_STRIPES = 2
+_PAIR_ROWS = _STRIPES * PIECE_ROWS
 _FIRST_ROWS = 256
-_PIECES_A_LANE = 1
+_LEAST_ROWS_A_LANE = 32_768
+_FEW_ROWS = 8
+_HUGE_PAGE_BYTES = 2 * 1024 * 1024
+_MADV_HUGEPAGE = 14
+_MADV_COLLAPSE = 25
+_madvise = getattr(ctypes.CDLL(None), "madvise", None) if sys.platform == "linux" else None
 
 
 def _grown(capacity: int, needed: int) -> int:
@@ -133,7 +142,19 @@ class Piece:
     def _reserve(self, capacity: int) -> None:
         size = capacity * self._dimension * 2
         self._index.codes.resize(size)
-        self._codes = faiss.rev_swig_ptr(self._index.codes.data(), size).view(np.float16).reshape(capacity, self._dimension)
+        memory: NDArray[np.uint8] = faiss.rev_swig_ptr(self._index.codes.data(), size)
+        _use_huge_pages(memory)
+        self._codes = memory.view(np.float16).reshape(capacity, self._dimension)
+
+
+def _use_huge_pages(memory: NDArray[np.uint8]) -> None:
+    """Let Linux back ``memory`` by huge pages where it can: scanning it is 5 to 15 % faster."""
+    first = -(-memory.ctypes.data // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
+    size = (memory.ctypes.data + memory.nbytes - first) // _HUGE_PAGE_BYTES * _HUGE_PAGE_BYTES
+    if size > 0 and _madvise is not None:
+        for advice in (_MADV_HUGEPAGE, _MADV_COLLAPSE):
+            # Advice: a kernel that does not know it refuses, and nothing else changes.
+            _madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), advice)
 
 
 def _all(search: Callable[[Piece], Found], pieces: Sequence[Piece]) -> list[Found]:
@@ -141,9 +162,10 @@ def _all(search: Callable[[Piece], Found], pieces: Sequence[Piece]) -> list[Foun
 
 
 class Matrix:
-    """N×d unit rows as half floats, in pieces; all but the last piece are full.
+    """N×d unit rows as half floats, in pairs of pieces; all but the last pair are full.
 
-    Memory is 2·d bytes a row, plus the spare rows of the last piece.
+    Rows of a pair go to its pieces in turn, so that two threads have equal shares of any collection.
+    Memory is 2·d bytes a row, plus the spare rows of the last pair.
     """
 
     def __init__(self, dimension: int) -> None:
@@ -164,9 +186,13 @@ class Matrix:
     def extend(self, vectors: Floats) -> None:
         """Append m×d vectors."""
         while len(vectors):
-            if self.rows == len(self._pieces) * PIECE_ROWS:
-                self._pieces.append(Piece(self._dimension, self._expected - self.rows))
-            taken = self._pieces[-1].extend(vectors)
+            used = self.rows % _PAIR_ROWS
+            if not used:
+                share = -(-(self._expected - self.rows) // _STRIPES)
+                self._pieces += [Piece(self._dimension, share) for _ in range(_STRIPES)]
+            taken = min(len(vectors), _PAIR_ROWS - used)
+            for turn in range(min(taken, _STRIPES)):
+                self._pieces[(used + turn) % _STRIPES - _STRIPES].extend(vectors[turn:taken:_STRIPES])
             self.rows += taken
             vectors = vectors[taken:]
 
@@ -176,51 +202,73 @@ class Matrix:
 
     def truncate(self, rows: int) -> None:
         """Keep the first ``rows``."""
-        while len(self._pieces) * PIECE_ROWS >= rows + PIECE_ROWS and self._pieces:
-            self._pieces.pop()
-        if self._pieces:
-            self._pieces[-1].truncate(rows - (len(self._pieces) - 1) * PIECE_ROWS)
+        pairs = -(-rows // _PAIR_ROWS)
+        del self._pieces[pairs * _STRIPES :]
+        left = rows - (pairs - 1) * _PAIR_ROWS
+        for stripe, piece in enumerate(self._pieces[-_STRIPES:]):
+            piece.truncate((left - stripe + _STRIPES - 1) // _STRIPES)
         self.rows = rows
 
     def gather(self, rows: Rows) -> Floats:
         """R×d float32 copies of ``rows``."""
         gathered = np.empty((len(rows), self._dimension), np.float32)
-        places = rows // PIECE_ROWS
-        for place in np.unique(places):
+        if len(rows) <= _FEW_ROWS:
+            for target, row in zip(gathered, rows.tolist(), strict=True):
+                target[:] = self._row(row)
+            return gathered
+        places, positions = _places(rows)
+        for place in set(places.tolist()):
             chosen = places == place
-            gathered[chosen] = self._pieces[place].codes[rows[chosen] % PIECE_ROWS]
+            gathered[chosen] = self._pieces[place].codes[positions[chosen]]
         return gathered
 
-    def search(self, probes: Floats, count: int, executor: Executor | None) -> tuple[Floats, Rows]:
-        """n×k highest inner products, in no order, and their rows; k = min(``count``, N).
+    def search(self, probes: Floats, count: int, executor: Executor | None) -> list[Found]:
+        """For each of n×d probes the k highest inner products, in no order, and their rows; k = min(``count``, N).
 
-        Several pieces are searched at once by the threads of ``executor``.
+        The pieces are searched at once by the threads of ``executor``.
         """
         found = self._each(lambda piece: piece.search(probes, count), executor)
-        if not found:
-            return np.empty((len(probes), 0), np.float32), np.empty((len(probes), 0), np.int64)
-        similarities = np.concatenate([part for part, _ in found], axis=1)
-        rows = np.concatenate([part + place * PIECE_ROWS for place, (_, part) in enumerate(found)], axis=1)
-        if similarities.shape[1] > count:
-            nearest = np.argpartition(-similarities, count - 1, axis=1)[:, :count]
-            similarities, rows = np.take_along_axis(similarities, nearest, 1), np.take_along_axis(rows, nearest, 1)
-        return similarities, rows
+        answers = []
+        for probe in range(len(probes)):
+            similarities = np.concatenate([part[probe] for part, _ in found])
+            rows = np.concatenate([_rows(place, part[probe]) for place, (_, part) in enumerate(found)])
+            if len(similarities) > count:
+                nearest = similarities.argpartition(-count)[-count:]
+                similarities, rows = similarities[nearest], rows[nearest]
+            answers.append((similarities, rows))
+        return answers
 
-    def above(self, probe: Floats, floor: float, executor: Executor | None) -> tuple[Floats, Rows]:
+    def above(self, probe: Floats, floor: float, executor: Executor | None) -> Found:
         """All inner products above ``floor`` with one probe (d), in no order, and their rows."""
         found = self._each(lambda piece: piece.above(probe, floor), executor)
         similarities = np.concatenate([part for part, _ in found])
-        return similarities, np.concatenate([part + place * PIECE_ROWS for place, (_, part) in enumerate(found)])
+        return similarities, np.concatenate([_rows(place, part) for place, (_, part) in enumerate(found)])
 
-    def _each(self, search: Callable[[Piece], tuple[Floats, Rows]], executor: Executor | None) -> list[tuple[Floats, Rows]]:
-        lanes = 1 if executor is None else min(available_cores(), len(self._pieces) // _PIECES_A_LANE)
+    def _each(self, search: Callable[[Piece], Found], executor: Executor | None) -> list[Found]:
+        # With one row in the last pair its second piece is empty, which FAISS refuses to search.
+        pieces = [piece for piece in self._pieces if piece.rows]
+        lanes = 1 if executor is None else min(available_cores(), len(pieces), self.rows // _LEAST_ROWS_A_LANE)
         if executor is None or lanes < 2:
-            return [search(piece) for piece in self._pieces]
+            return _all(search, pieces)
         # Every lane takes each lanes-th piece, and the calling thread is one of them: few threads to wake.
-        others = [executor.submit(_all, search, self._pieces[lane::lanes]) for lane in range(1, lanes)]
-        found = [_all(search, self._pieces[::lanes]), *(other.result() for other in others)]
-        return [found[place % lanes][place // lanes] for place in range(len(self._pieces))]
+        others = [executor.submit(_all, search, pieces[lane::lanes]) for lane in range(1, lanes)]
+        found = [_all(search, pieces[::lanes]), *(other.result() for other in others)]
+        return [found[place % lanes][place // lanes] for place in range(len(pieces))]
 
     def _row(self, row: int) -> NDArray[np.float16]:
-        view: NDArray[np.float16] = self._pieces[row // PIECE_ROWS].codes[row % PIECE_ROWS]
+        place, position = _places(row)
+        view: NDArray[np.float16] = self._pieces[place].codes[position]
         return view
+
+
+_Place = TypeVar("_Place", int, Rows)
+
+
+def _places(rows: _Place) -> tuple[_Place, _Place]:
+    """In which piece rows are, and where in it."""
+    return rows // _PAIR_ROWS * _STRIPES + rows % _STRIPES, rows % _PAIR_ROWS // _STRIPES
+
+
+def _rows(place: int, positions: Rows) -> Rows:
+    """The inverse, for rows of one piece."""
+    return positions * _STRIPES + (place // _STRIPES * _PAIR_ROWS + place % _STRIPES)

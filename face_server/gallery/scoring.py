@@ -34,9 +34,14 @@ def person_scores(similarities: Floats, starts: NDArray[np.int64], lengths: Floa
     """
     best = np.maximum.reduceat(similarities, starts).astype(np.float64)
     totals = np.add.reduceat(similarities.astype(np.float64), starts)
-    to_mean = np.clip(totals / np.maximum(lengths, _SHORTEST_SUM), -1.0, 1.0)
+    to_mean = _cosines(totals / np.maximum(lengths, _SHORTEST_SUM))
     scores = BEST_WEIGHT * best + (1.0 - BEST_WEIGHT) * to_mean
-    return np.asarray(np.round(np.clip(scores, -1.0, 1.0), DECIMALS))
+    return _cosines(scores).round(DECIMALS)
+
+
+def _cosines(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Within ±1; ``np.clip`` does the same in several times the steps, which tells in a search."""
+    return np.minimum(np.maximum(values, -1.0), 1.0)
 
 
 def stretches(counts: NDArray[Any], lengths: NDArray[Any]) -> Floats:
