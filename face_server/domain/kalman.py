@@ -52,6 +52,10 @@ class BoxFilter:
         self._b = decay * (self._b + reach * self._c) + noise * step_s**2 / 2.0
         self._c = np.square(decay) * self._c + noise * step_s
 
+    def shift(self, right_px: float, down_px: float) -> None:
+        """The whole picture moved; the face did not."""
+        self._place[:2] += (right_px, down_px)
+
     def update(self, box: Box) -> None:
         """Take in where the box was found."""
         surprise = _measure(box) - self._place

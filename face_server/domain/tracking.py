@@ -8,19 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from face_server.domain.assignment import assign
+from face_server.domain.camera_motion import CameraMotion, Motion
 from face_server.domain.face import Box, Detection
 from face_server.domain.geometry import boxes_iou
 from face_server.domain.image import Floats, Image
 from face_server.domain.kalman import BoxFilter
-from face_server.domain.scene_cut import SceneCut
 from face_server.domain.sight import Sight, differences, moved, sight_of
 from face_server.domain.tracks import Track
 
 # How much of a track's looks the newest sight is.
-_FRESH = 0.3
+_FRESH = 0.5
 
 # A doubtful detection is seen again where it overlaps one of the frame before so far.
 _SAME_PLACE = 0.3
+_NOWHERE: Floats = np.zeros((0, 4), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class TrackerOptions:
     """
 
     max_missed_s: float = 1.2
-    max_difference: float = 0.7
+    max_difference: float = 0.58
     weak_share: float = 0.75
     max_tracks: int = 128
 
@@ -50,8 +51,9 @@ class _Path:
         self.hits = 1
         self.missed = 0
 
-    def go_on(self, step_s: float) -> None:
+    def go_on(self, step_s: float, camera: Motion) -> None:
         self.motion.predict(step_s)
+        self.motion.shift(camera.right_px, camera.down_px)
         self.missed += 1
 
     def find(self, sight: Sight, at: float) -> None:
@@ -80,9 +82,9 @@ class Tracker:
 
     def __init__(self, options: TrackerOptions | None = None) -> None:
         self._options = options or TrackerOptions()
-        self._cut = SceneCut()
+        self._camera = CameraMotion()
         self._paths: list[_Path] = []
-        self._doubtful: list[Sight] = []
+        self._doubtful = _NOWHERE
         self._started = 0
         self._at = -np.inf
 
@@ -92,17 +94,19 @@ class Tracker:
         ``detections`` are in the pixels of ``image``. ``at`` is when the frame was taken
         (monotonic seconds); a time before that of the last frame counts as the same.
         """
-        if self._cut.look(image.pixels):
+        camera = self._camera.look(image.pixels)
+        if camera.cut:
             self._end_all()
         before, self._at = self._at, max(at, self._at)
         self._paths = [path for path in self._paths if self._at - path.last_at <= self._options.max_missed_s]
         for path in self._paths:
-            path.go_on(self._at - before)
+            path.go_on(self._at - before, camera)
         strong, weak = self._sights(detections, image)
         strangers = self._continue(strong)
         doubtful = self._continue(weak)
-        again = [sight for sight in doubtful if _overlaps(sight, self._doubtful)]
-        self._doubtful = [sight for sight in doubtful if sight not in again]
+        places = self._doubtful + np.array([camera.right_px, camera.down_px] * 2, np.float32)
+        again = [sight for sight in doubtful if (boxes_iou(places, sight.corners) > _SAME_PLACE).any()]
+        self._doubtful = np.stack([sight.corners for sight in doubtful]) if doubtful else _NOWHERE
         for sight in (*strangers, *again):
             self._begin(sight)
         return [path.track() for path in self._paths]
@@ -110,11 +114,11 @@ class Tracker:
     def reset(self) -> None:
         """End all tracks, as where another source begins. Ids go on counting."""
         self._end_all()
-        self._cut.forget()
+        self._camera.forget()
 
     def _end_all(self) -> None:
         self._paths = []
-        self._doubtful = []
+        self._doubtful = _NOWHERE
 
     def _sights(self, detections: Sequence[Detection], image: Image) -> tuple[list[Sight], list[Sight]]:
         """What is on the frame, the confident and the doubtful, in an order of their own."""
@@ -145,10 +149,3 @@ class Tracker:
 def _rank(detection: Detection) -> tuple[float, ...]:
     box: Box = detection.box
     return (-detection.score, box.x1, box.y1, box.x2, box.y2, *detection.landmarks.reshape(-1).tolist())
-
-
-def _overlaps(sight: Sight, others: Sequence[Sight]) -> bool:
-    if not others:
-        return False
-    overlaps: Floats = boxes_iou(np.stack([other.corners for other in others]), sight.corners)
-    return bool((overlaps > _SAME_PLACE).any())
