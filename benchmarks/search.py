@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import statistics
 import sys
 import tempfile
@@ -30,7 +31,7 @@ from face_server.workers import Workers
 
 MODEL = ModelId("random", "0" * 12, 1, 128)
 COLLECTION = "people"
-ROUNDS = 60
+ROUNDS = 300
 FEW = 100
 CHANGES_AT_ONCE = 5000
 
@@ -121,6 +122,7 @@ async def main_async(arguments: argparse.Namespace) -> None:
             path = Path(folder) / "gallery.sqlite"
             rate = await fill(path, unit_vectors(count, seed=1))
             command = [sys.executable, "-m", "benchmarks.search", "--measure", str(path), "--sizes", str(count)]
+            os.sync()  # the disk's work for the filling must not fall into the measurement
             # In a process of its own: what filling left behind must not count as memory of the index.
             child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
             output, _ = await child.communicate()
@@ -151,7 +153,8 @@ revision; from 65,536 templates on by two threads. *Memory*: growth of the proce
 search, over the bytes of the half-float matrix; a gallery of 100 people was opened, searched and closed before, so that code of
 libraries and thread stacks do not count. *Start*: until the first answer. *Stored*: in transactions of 2,500 people.
 A search costs about half a millisecond beside the scan, whatever the size: a fifth of a millisecond to hand it to a worker and back,
-the rest for the store's revision, names and the ranking of people. Caches are cold by then: each scan is larger than they are. {machine}."""
+the rest for the store's revision, names and the ranking of people. Caches are cold by then: each scan is
+larger than they are. {machine}."""
 
 
 def main() -> None:
