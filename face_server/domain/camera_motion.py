@@ -92,8 +92,8 @@ def _kept(before: Floats, after: Floats) -> float:
 
 def _blocks(grey: Floats, rows: int, columns: int) -> tuple[Floats, Floats]:
     """The pattern of each block as a unit vector without its mean, and its contrast."""
-    blocks = grey[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK).transpose(0, 2, 1, 3)
-    blocks = blocks.reshape(rows * columns, _BLOCK * _BLOCK)
+    squares = grey[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK).transpose(0, 2, 1, 3)
+    blocks = squares.reshape(rows * columns, _BLOCK * _BLOCK)
     blocks = blocks - blocks.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(blocks, axis=1)
     return blocks / np.maximum(lengths, np.float32(1e-6))[:, None], lengths / np.float32(_BLOCK)
