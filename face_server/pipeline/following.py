@@ -1,0 +1,202 @@
+"""Frames to tracks, and from each track the shots that are worth an embedding. Runs in worker threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from face_server.domain.alignment import aligned_crop
+from face_server.domain.appearance import Belief, BeliefOptions, Shot, prospect
+from face_server.domain.face import Box, Detection
+from face_server.domain.frame import Frame
+from face_server.domain.image import Image, Pixels
+from face_server.domain.ports import DetectHere, Detector
+from face_server.domain.quality import measure_quality
+from face_server.domain.streams import StreamRules
+from face_server.domain.tracking import Tracker
+from face_server.domain.tracks import Track
+from face_server.workers import Workers
+
+FindDetail = Callable[[Frame], Frame | None]
+"""The frame of a larger picture of the same camera nearest in time to the one given; None while there is none. Returns at once."""
+
+TRACKING_SIZE_PX = 640
+"""Long side of the picture in which faces are followed, whatever the detector sees: its size may change, tracks go on."""
+
+_CLOSE_UP = 2.0
+"""Sides of a close-up in sides of the face's box."""
+
+_CLOSE_UP_SIZE_PX = 320
+"""Long side at which a close-up is searched: the face is then about half of that."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chosen:
+    """A shot to embed, and the belief that asks for it."""
+
+    belief: Belief
+    shot: Shot
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Following:
+    """One frame: all live tracks in its pixels, how many faces were found, and what to embed."""
+
+    tracks: tuple[Track, ...] = ()
+    faces: int = 0
+    chosen: tuple[Chosen, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Wanted:
+    track: Track
+    belief: Belief
+    promise: float
+
+
+class Follower:
+    """Detects, filters, tracks and measures; keeps a ``Belief`` for each live track."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        workers: Workers,
+        tracker: Tracker,
+        options: BeliefOptions,
+        min_score: float,
+        detail: FindDetail | None,
+    ) -> None:
+        self._detector = detector
+        self._workers = workers
+        self._tracker = tracker
+        self._options = options
+        self._min_score = min_score
+        self._detail = detail
+        self._beliefs: dict[int, Belief] = {}
+        self.started = 0
+
+    def belief(self, track: Track) -> Belief:
+        """What is believed of a live track."""
+        return self._beliefs[track.id]
+
+    async def follow(self, frame: Frame, rules: StreamRules) -> Following:
+        """Take in a frame: one pass through a worker where the detector runs here and there is one source."""
+        here = self._detector.runner()
+        if here is not None and self._detail is None:
+            return await self._workers.run(self._follow_here, frame, rules, here)
+        image = await self._workers.run(frame.scaled, rules.detection_size_px)
+        (found,) = await self._detector.detect([image], min_score=self._score(rules), max_size_px=rules.detection_size_px)
+        tracks, faces, wanted = await self._workers.run(self._track, frame, image, found, rules)
+        large = self._detail(frame) if self._detail and wanted else None
+        if large is None:
+            chosen = await self._workers.run(self._cut, frame, wanted, rules)
+        else:
+            chosen = await self._cut_large(frame, large, wanted, rules)
+        return Following(tracks, faces, chosen)
+
+    def _score(self, rules: StreamRules) -> float:
+        return self._min_score if rules.min_score is None else rules.min_score
+
+    def _follow_here(self, frame: Frame, rules: StreamRules, detect: DetectHere) -> Following:
+        image = frame.scaled(rules.detection_size_px)
+        found = detect(image, self._score(rules), rules.detection_size_px)
+        tracks, faces, wanted = self._track(frame, image, found, rules)
+        return Following(tracks, faces, self._cut(frame, wanted, rules))
+
+    def _track(
+        self, frame: Frame, image: Image, found: Sequence[Detection], rules: StreamRules
+    ) -> tuple[tuple[Track, ...], int, list[_Wanted]]:
+        """Follow the detections that count, and see of which tracks a shot would be of use."""
+        counting = [one for one in (each.scaled(*image.source_scale) for each in found) if _counts(one, frame, rules)]
+        scale = min(1.0, TRACKING_SIZE_PX / max(frame.width, frame.height))
+        size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
+        small = (
+            image if (image.width, image.height) == size else Image(_resized(image.pixels, size), image.source_width, image.source_height)
+        )
+        x, y = size[0] / frame.width, size[1] / frame.height
+        live = self._tracker.update([one.scaled(x, y) for one in counting], small, at=frame.captured_at)
+        tracks = tuple(replace(track, detection=track.detection.scaled(1 / x, 1 / y)) for track in live)
+        self.started += sum(track.id not in self._beliefs for track in tracks)
+        self._beliefs = {track.id: self._beliefs.get(track.id) or Belief(self._options) for track in tracks}
+        wanted = []
+        for track in tracks:
+            belief, box = self._beliefs[track.id], track.detection.box
+            promise = prospect(track.detection, min(box.width, box.height))
+            if not track.missed and belief.worth_cutting(promise, frame.captured_at, rules.embed_budget):
+                wanted.append(_Wanted(track, belief, promise))
+        return tracks, len(counting), wanted
+
+    def _cut(self, frame: Frame, wanted: Sequence[_Wanted], rules: StreamRules) -> tuple[Chosen, ...]:
+        """Shots from the frame itself, at full size."""
+        if not wanted:
+            return ()
+        pixels = frame.image().pixels
+        return self._choose(frame, wanted, [(pixels, one.track.detection) for one in wanted], rules)
+
+    async def _cut_large(self, frame: Frame, large: Frame, wanted: Sequence[_Wanted], rules: StreamRules) -> tuple[Chosen, ...]:
+        """Shots from the larger picture: it is of another moment, so the faces are looked for again in close-ups."""
+        scale = (large.width / frame.width, large.height / frame.height)
+        places = [one.track.detection.scaled(*scale) for one in wanted]
+        cuts = await self._workers.run(lambda: [_close_up(large.image().pixels, place.box) for place in places])
+        images = [cut for cut, _, _ in cuts]
+        found = await self._detector.detect(images, min_score=self._score(rules), max_size_px=_CLOSE_UP_SIZE_PX)
+        again = [_nearest(faces, place, left, top) for faces, place, (_, left, top) in zip(found, places, cuts, strict=True)]
+
+        def choose() -> tuple[Chosen, ...]:
+            small, big = frame.image().pixels, large.image().pixels
+            sources = [(big, face) if face else (small, one.track.detection) for face, one in zip(again, wanted, strict=True)]
+            return self._choose(frame, wanted, sources, rules)
+
+        return await self._workers.run(choose)
+
+    def _choose(
+        self, frame: Frame, wanted: Sequence[_Wanted], sources: Sequence[tuple[Pixels, Detection]], rules: StreamRules
+    ) -> tuple[Chosen, ...]:
+        """Cut, measure, and ask each belief which shot it wants embedded."""
+        chosen = []
+        for one, (pixels, face) in zip(wanted, sources, strict=True):
+            crop = aligned_crop(pixels, face.landmarks)
+            size_px = min(face.box.width, face.box.height)
+            quality = measure_quality(crop, face.landmarks, size_px=size_px, detection_score=face.score)
+            shot = Shot(frame.captured_at, frame.taken_at, one.track.detection, crop, quality)
+            best = one.belief.consider(shot, one.promise, rules.embed_budget)
+            if best is not None:
+                chosen.append(Chosen(one.belief, best))
+        return tuple(chosen)
+
+
+def _counts(detection: Detection, frame: Frame, rules: StreamRules) -> bool:
+    box = detection.box
+    x, y = (box.x1 + box.x2) / 2 / frame.width, (box.y1 + box.y2) / 2 / frame.height
+    return min(box.width, box.height) >= rules.min_face_px and rules.watches(x, y)
+
+
+def _resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _close_up(pixels: Pixels, box: Box) -> tuple[Image, int, int]:
+    """The part of a picture around a box, and its left upper corner."""
+    height, width = pixels.shape[:2]
+    half = _CLOSE_UP * max(box.width, box.height) / 2
+    x, y = (box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2
+    left, top = (int(min(max(0.0, low), size - 1)) for low, size in ((x - half, width), (y - half, height)))
+    right, bottom = max(left + 1, int(min(width, x + half))), max(top + 1, int(min(height, y + half)))
+    return Image.from_pixels(np.ascontiguousarray(pixels[top:bottom, left:right])), left, top
+
+
+def _nearest(faces: Sequence[Detection], place: Detection, left: int, top: int) -> Detection | None:
+    """The face of a close-up that is the one expected at ``place``: about there and about as large; in the pixels of the large picture."""
+    x, y = (place.box.x1 + place.box.x2) / 2, (place.box.y1 + place.box.y2) / 2
+    side = max(place.box.width, place.box.height)
+    best, nearest = None, 0.75 * side
+    for face in faces:
+        box = Box(face.box.x1 + left, face.box.y1 + top, face.box.x2 + left, face.box.y2 + top)
+        distance = float(np.hypot((box.x1 + box.x2) / 2 - x, (box.y1 + box.y2) / 2 - y))
+        if distance < nearest and 0.5 <= max(box.width, box.height) / max(side, 1e-6) <= 2.0:
+            moved = np.array([left, top], np.float32)
+            best, nearest = Detection(box, face.score, face.landmarks + moved), distance
+    return best

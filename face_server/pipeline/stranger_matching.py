@@ -1,0 +1,81 @@
+"""Unknown people in view: known again as a stranger, or remembered as a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from face_server.domain.appearance import Belief, Verdict
+from face_server.domain.events import Who
+from face_server.domain.face import Face
+from face_server.domain.visits import VisitBook
+from face_server.errors import NotFound
+
+if TYPE_CHECKING:
+    from face_server.pipeline.strangers import StrangerBook
+
+
+class StrangerMatcher:
+    """Fills in the ``stranger`` of beliefs, and keeps it right while somebody names, merges or dismisses strangers."""
+
+    def __init__(self, book: StrangerBook) -> None:
+        self._book = book
+
+    async def settle(self, found: Sequence[Belief], visits: VisitBook) -> None:
+        """Bring the beliefs of all faces on a frame up to date; two of them are never the same stranger."""
+        for belief in found:
+            if belief.stranger and belief.verdict is Verdict.PERSON:
+                await self._become(belief, belief.stranger, visits)
+            elif belief.verdict is Verdict.UNKNOWN and not belief.stranger and belief.tried < belief.embedded:
+                belief.tried = belief.embedded
+                others = {one.stranger.stranger_id for one in found if one.stranger}
+                belief.stranger = await self._recognise(belief, others) or await self._remember(belief, others)
+
+    async def review(self, beliefs: Sequence[Belief], visits: VisitBook) -> None:
+        """Look up the strangers in view: they may have got a name, been merged into others, or dismissed."""
+        for belief in beliefs:
+            stranger = belief.stranger
+            if stranger is None:
+                continue
+            if belief.verdict is Verdict.PERSON:
+                await self._become(belief, stranger, visits)
+            elif not await self._exists(stranger):
+                others = {one.stranger.stranger_id for one in beliefs if one.stranger and one is not belief}
+                belief.stranger = await self._recognise(belief, others)
+                # Dismissed: not remembered again as long as this track lasts, unless a new sample speaks for it.
+                belief.tried = belief.embedded
+                if belief.stranger:
+                    visits.follow(stranger.key, belief.stranger)
+
+    async def seen(self, who: Who, at: float) -> None:
+        """Note when a stranger was last seen (Unix seconds); one that is gone meanwhile is none any more."""
+        try:
+            await self._book.seen(who.stranger_id, at)
+        except NotFound:
+            return
+
+    async def _become(self, belief: Belief, stranger: Who, visits: VisitBook) -> None:
+        """A track that was a stranger's turned out to be a person's.
+
+        If somebody named the stranger, the visit goes on under the name. If better shots told who it
+        is, the stranger's visit ends and the person's begins: nobody was told of that person yet.
+        """
+        if belief.who and not await self._exists(stranger):
+            visits.follow(stranger.key, belief.who)
+        belief.stranger = None
+
+    async def _exists(self, stranger: Who) -> bool:
+        try:
+            await self._book.get(stranger.stranger_id)
+        except NotFound:
+            return False
+        return True
+
+    async def _recognise(self, belief: Belief, others: set[str]) -> Who | None:
+        found = await self._book.recognise([one.embedding for one in belief.samples], exclude=others)
+        return max((who for who in found if who), key=lambda who: who.similarity, default=None)
+
+    async def _remember(self, belief: Belief, others: set[str]) -> Who | None:
+        best = max(belief.samples, key=lambda one: one.weight)
+        face = Face(best.shot.detection, best.quality, best.embedding, best.shot.crop)
+        return await self._book.remember(face, exclude=others)
