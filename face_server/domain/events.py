@@ -19,6 +19,10 @@ class EventKind(StrEnum):
     STREAM_RECOVERED = "stream_recovered"
 
 
+ALERTS = frozenset({EventKind.PERSON_SEEN, EventKind.STRANGER_SEEN})
+"""Somebody was seen, for the first time in a visit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Who:
     """The answer for a track: an enrolled identity or a remembered stranger.

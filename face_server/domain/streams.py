@@ -11,7 +11,7 @@ from enum import StrEnum
 from itertools import combinations
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from face_server.domain.events import EventKind
+from face_server.domain.events import ALERTS, EventKind
 from face_server.errors import InvalidInput
 
 Point = tuple[float, float]
@@ -202,7 +202,8 @@ class SinkSpec:
 
     ``address`` is ``host:port`` (grpc), a URL (webhook; mqtt: ``mqtt[s]://[user:password@]host[:port]``;
     redis: ``redis[s]://…``), or empty (log). ``topic`` is the prefix of MQTT topics or the key of the
-    Redis stream. ``secret`` signs webhooks. ``kinds`` are the events that go there (empty: all).
+    Redis stream. ``secret`` signs webhooks. ``kinds`` are the events that go there (empty: all that
+    the sink can carry: the gRPC callback carries alerts, that is who was seen).
     Addresses and secrets are credentials: shown masked, stored encrypted.
     """
 
@@ -221,7 +222,7 @@ class SinkSpec:
 
     def wants(self, kind: EventKind) -> bool:
         """Whether events of this kind go there."""
-        return not self.kinds or kind in self.kinds
+        return (not self.kinds or kind in self.kinds) and (self.kind is not SinkKind.GRPC or kind in ALERTS)
 
 
 @dataclass(frozen=True, slots=True)
