@@ -12,6 +12,9 @@ _BITS_PER_PIXEL = 0.08
 _LEAST_KBPS = 500
 _KEYFRAME_S = 2.0
 
+_LEAST_BUFFER_BYTES = 32 << 10
+_BUFFERED_S = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class EncodingPlan:
@@ -37,7 +40,10 @@ def publish_arguments(url: str, plan: EncodingPlan, *, preset: str, max_kbps: in
     if urlsplit(url).scheme.startswith("rtsp"):
         return [*source, *coding, "-f", "rtsp", "-rtsp_transport", "tcp", url]
     timeout_us = str(round(timeout_s * 1e6))
-    return [*source, *coding, "-f", "flv", "-flvflags", "no_duration_filesize", "-rw_timeout", timeout_us, url]
+    # The kernel would buffer minutes of a quiet picture for a frozen server, which nobody would notice.
+    buffer = str(max(_LEAST_BUFFER_BYTES, round(kbps * 125 * _BUFFERED_S)))
+    network = ["-rw_timeout", timeout_us, "-send_buffer_size", buffer, "-tcp_nodelay", "1"]
+    return [*source, *coding, "-f", "flv", "-flvflags", "no_duration_filesize", *network, url]
 
 
 def secrets_of(url: str) -> tuple[str, ...]:
