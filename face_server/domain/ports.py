@@ -124,6 +124,10 @@ class Analyzer(Protocol):
         """Per image its faces."""
         ...
 
+    async def analyze_next(self, read: Callable[[], Image], options: AnalysisOptions) -> tuple[Image, list[Face]]:
+        """The image that ``read`` makes in a worker thread, which may be the one that analyses it, and its faces."""
+        ...
+
     async def embed_crops(self, crops: Sequence[Image], *, mirror: bool = False) -> list[Face]:
         """One face per already aligned 112×112 picture (others are resized), without detection."""
         ...
@@ -138,6 +142,10 @@ class ImageCodec(Protocol):
         ``max_size_px`` permits (does not force) a smaller decode whose long side is still at least
         that long. Raises InvalidImage, or InputTooLarge by the size in the header, before decoding.
         """
+        ...
+
+    def decode_here(self, data: bytes, *, max_size_px: int | None = None) -> Image:
+        """``decode`` in the calling thread, for callers who are in a worker thread already."""
         ...
 
     async def decode_base64(self, text: str | bytes) -> bytes:

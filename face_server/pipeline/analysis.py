@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import cv2
@@ -40,23 +40,39 @@ class LocalAnalyzer:
         """Per image its faces in source-image pixels, highest score first."""
         detect, embed = self._detector.runner(), self._embedder.runner()
         if detect is not None and embed is not None:
-            return await map_bounded(lambda image: self._analyze_here(image, options, detect, embed), images, _AT_ONCE)
+
+            async def analyze(image: Image) -> list[Face]:
+                return (await self._analyze_here(lambda: image, options, detect, embed))[1]
+
+            return await map_bounded(analyze, images, _AT_ONCE)
         found = await self._detector.detect(images, min_score=options.min_score, max_size_px=options.max_size_px)
         return list(await asyncio.gather(*map(self._describe, images, found, [options] * len(images))))
 
-    async def _analyze_here(self, image: Image, options: AnalysisOptions, detect: DetectHere, embed: EmbedHere) -> list[Face]:
+    async def analyze_next(self, read: Callable[[], Image], options: AnalysisOptions) -> tuple[Image, list[Face]]:
+        """The image that ``read`` makes in a worker thread, and its faces."""
+        detect, embed = self._detector.runner(), self._embedder.runner()
+        if detect is not None and embed is not None:
+            return await self._analyze_here(read, options, detect, embed)
+        image = await self._workers.run(read)
+        (faces,) = await self.analyze([image], options)
+        return image, faces
+
+    async def _analyze_here(
+        self, read: Callable[[], Image], options: AnalysisOptions, detect: DetectHere, embed: EmbedHere
+    ) -> tuple[Image, list[Face]]:
         """Analyse with networks of this process: one pass through a worker for up to one face, more faces side by side."""
 
-        def work() -> tuple[list[Face], Pixels | None]:
+        def work() -> tuple[Image, list[Face], Pixels | None]:
+            image = read()
             found = detect(image, options.min_score, options.max_size_px)
             faces, crops = _crop_and_measure(image, choose_faces(found, image, options), options)
             if options.embed and len(faces) == 1:
                 (embedding,) = embed(crops, options.mirror)
-                return [faces[0].with_embedding(embedding)], None
-            return faces, crops
+                return image, [faces[0].with_embedding(embedding)], None
+            return image, faces, crops
 
-        faces, crops = await self._workers.run(work)
-        return faces if crops is None else await self._embedded(faces, crops, options)
+        image, faces, crops = await self._workers.run(work)
+        return image, faces if crops is None else await self._embedded(faces, crops, options)
 
     async def embed_crops(self, crops: Sequence[Image], *, mirror: bool = False) -> list[Face]:
         """One face per already aligned picture; its detection is the whole picture with score 1."""

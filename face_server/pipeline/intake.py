@@ -75,13 +75,7 @@ class Intake:
     async def read(self, source: Source, *, max_size_px: int | None = None, digest: bool = False) -> Reading:
         """Fetch and decode one picture. Errors are those of ``ImageCodec`` and ``ImageFetcher``."""
         started = time.perf_counter()
-        match source:
-            case RemotePicture(url, headers):
-                data = await self._fetcher.fetch(url, headers)
-            case Base64Picture(text):
-                data = await self._codec.decode_base64(text)
-            case bytes():
-                data = source
+        data = await self._compressed(source)
         image = await self._codec.decode(data, max_size_px=max_size_px)
         took_ms = 1000 * (time.perf_counter() - started)
         return Reading(image, took_ms, await self._workers.run(_sha256, data) if digest else "")
@@ -99,10 +93,28 @@ class Intake:
 
     async def _extract_one(self, source: Source, options: AnalysisOptions) -> Extraction:
         # A scaled decode is enough to find faces; embeddings of small ones would differ from those of a full decode.
-        reading = await self.read(source, max_size_px=None if options.embed else options.max_size_px)
+        max_size_px = None if options.embed else options.max_size_px
         started = time.perf_counter()
-        (faces,) = await self._analyzer.analyze([reading.image], options)
-        return Extraction(reading.image, tuple(faces), reading.took_ms, 1000 * (time.perf_counter() - started))
+        data = await self._compressed(source)
+        decoded = started
+
+        def decode() -> Image:
+            nonlocal decoded
+            image = self._codec.decode_here(data, max_size_px=max_size_px)
+            decoded = time.perf_counter()
+            return image
+
+        image, faces = await self._analyzer.analyze_next(decode, options)
+        return Extraction(image, tuple(faces), 1000 * (decoded - started), 1000 * (time.perf_counter() - decoded))
+
+    async def _compressed(self, source: Source) -> bytes:
+        match source:
+            case RemotePicture(url, headers):
+                return await self._fetcher.fetch(url, headers)
+            case Base64Picture(text):
+                return await self._codec.decode_base64(text)
+            case bytes():
+                return source
 
     async def _embed_one(self, source: Source, *, mirror: bool) -> Extraction:
         reading = await self.read(source)

@@ -41,6 +41,10 @@ class Codec:
         """See ``ImageCodec.decode`` and ``decode_image``."""
         return await self._workers.run(decode_image, data, self.limits, max_size_px)
 
+    def decode_here(self, data: bytes, *, max_size_px: int | None = None) -> Image:
+        """See ``ImageCodec.decode_here``."""
+        return decode_image(data, self.limits, max_size_px)
+
     async def decode_base64(self, text: str | bytes) -> bytes:
         """See ``ImageCodec.decode_base64``."""
         if len(text) <= _INLINE_BASE64:
