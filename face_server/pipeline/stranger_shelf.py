@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from face_server.domain.embedding import ModelId
-from face_server.domain.identity import Change, Collection, Identity, PutIdentity, TemplateRecord
+from face_server.domain.identity import Change, Collection, Identity, PutIdentity, Template, TemplateRecord
 from face_server.domain.ports import Gallery
 from face_server.domain.strangers import Stranger, StrangerPolicy
 from face_server.errors import Conflict, NotFound
@@ -45,15 +45,20 @@ class StrangerShelf:
         stored.model.require(model, "the embedding")
         return stored
 
-    async def stranger(self, stranger_id: str) -> tuple[Stranger, list[TemplateRecord]]:
-        """One stranger and their templates, oldest first. NotFound."""
+    async def stranger(self, stranger_id: str) -> tuple[Stranger, list[Template]]:
+        """One stranger and what is listed of their templates, oldest first. NotFound."""
+        unknown = NotFound(f"no stranger has the id {stranger_id!r}", field="stranger_id")
+        if stranger_id == _NUMBERING:
+            raise unknown
         try:
-            if stranger_id == _NUMBERING:
-                raise NotFound(stranger_id)
             identity, templates = await self._gallery.identity(self._policy.collection, stranger_id)
         except NotFound as error:
-            raise NotFound(f"no stranger has the id {stranger_id!r}", field="stranger_id") from error
-        return Stranger.of(identity), [await self._gallery.record(self._policy.collection, one.id) for one in templates]
+            raise unknown from error
+        return Stranger.of(identity), templates
+
+    async def records(self, templates: Sequence[Template]) -> list[TemplateRecord]:
+        """Templates with embeddings and crops."""
+        return [await self._gallery.record(self._policy.collection, one.id) for one in templates]
 
     async def page(self, after: str, limit: int) -> list[Stranger]:
         """Strangers with id > ``after``, by id."""

@@ -107,11 +107,12 @@ class StrangerBook:
 
     async def picture(self, stranger_id: str) -> bytes:
         """The aligned crop of a stranger's best shot, as JPEG."""
-        _, records = await self._shelf.stranger(stranger_id)
-        best = max((one for one in records if one.crop), key=lambda one: one.template.quality, default=None)
-        if best is None or best.crop is None:
+        _, templates = await self._shelf.stranger(stranger_id)
+        best = max((one for one in templates if one.has_crop), key=lambda one: one.quality, default=None)
+        (record,) = await self._shelf.records([best]) if best else (None,)
+        if record is None or record.crop is None:
             raise NotFound(f"stranger {stranger_id!r} has no picture", field="stranger_id")
-        return best.crop
+        return record.crop
 
     async def name(self, stranger_id: str, *, collection: str, name: str = "", identity_id: str = "", override: bool = False) -> Identity:
         """Turn a stranger into an identity of ``collection``: a new one called ``name``, or the existing ``identity_id``.
@@ -127,9 +128,9 @@ class StrangerBook:
             raise InvalidInput("a stranger becomes somebody new with a name, or an existing identity_id", field="name")
         async with self._one_at_a_time:
             stored = await self._gallery.collection(collection)
-            _, records = await self._shelf.stranger(stranger_id)
+            _, templates = await self._shelf.stranger(stranger_id)
             target, have = await self._target(collection, identity_id or stranger_id, new=not identity_id)
-            missing = [one for one in records if one.template.id not in have]
+            missing = await self._shelf.records([one for one in templates if one.id not in have])
             if missing and not override:
                 await self._refuse_lookalike(stored, [one.embedding for one in missing], identity_id or stranger_id)
             put = () if target else (PutIdentity(Identity(stranger_id, name, created_at=self._clock.now())),)
@@ -145,7 +146,7 @@ class StrangerBook:
             raise InvalidInput("a stranger cannot be merged with itself", field="into")
         async with self._one_at_a_time:
             source, more = await self._shelf.stranger(source_id)
-            target, records = await self._shelf.stranger(target_id)
+            target, templates = await self._shelf.stranger(target_id)
             merged = replace(
                 target,
                 first_seen_at=min(source.first_seen_at, target.first_seen_at),
@@ -153,7 +154,7 @@ class StrangerBook:
                 sightings=source.sightings + target.sightings,
                 quality=max(source.quality, target.quality),
             )
-            dropped = self._surplus([*records, *more])
+            dropped = self._surplus(await self._shelf.records([*templates, *more]))
             drops = [RemoveTemplate(one.template.id) for one in dropped]
             await self._shelf.apply([MergeIdentities(source_id, target_id), PutIdentity(merged.identity()), *drops])
             return merged
@@ -205,11 +206,11 @@ class StrangerBook:
 
     async def _see_again(self, known: tuple[Candidate, float], record: TemplateRecord) -> None:
         candidate, threshold = known
-        stranger, records = await self._shelf.stranger(candidate.identity.id)
+        stranger, templates = await self._shelf.stranger(candidate.identity.id)
         again = _seen(stranger, self._clock.now())
         changes: list[Change] = []
         if candidate.similarity >= threshold + self._policy.sure_lead:
-            dropped = self._surplus([*records, record])
+            dropped = self._surplus([*await self._shelf.records(templates), record])
             if record not in dropped:
                 again = replace(again, quality=max(again.quality, record.template.quality))
                 changes = [AddTemplate(_given_to(record, stranger.id)), *(RemoveTemplate(one.template.id) for one in dropped)]
