@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 import time
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Literal, TextIO
 
@@ -143,6 +144,12 @@ class Metrics:
         )
         self._worst_lag_s = 0.0
         self._gallery = Gauge("face_server_gallery_size", "What is stored.", ["kind"], registry=self.registry)
+        self._streams = Gauge("face_server_streams", "Registered streams, by state.", ["state"], registry=self.registry)
+        self._frames = Gauge(
+            "face_server_stream_frames", "Frames of the streams that are registered now, by outcome.", ["outcome"], registry=self.registry
+        )
+        self._events = Counter("face_server_events", "What happened on streams.", ["kind"], registry=self.registry)
+        self._deliveries = Counter("face_server_deliveries", "Attempts to hand over an event.", ["sink", "outcome"], registry=self.registry)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request; ``route`` is the template of its path."""
@@ -181,6 +188,21 @@ class Metrics:
         """Report what is stored."""
         for kind, count in (("collections", collections), ("identities", identities), ("templates", templates)):
             self._gallery.labels(kind).set(count)
+
+    def streams(self, states: Mapping[str, int], frames: Mapping[str, int]) -> None:
+        """Report how many streams are in each state, and what became of their frames."""
+        for state, count in states.items():
+            self._streams.labels(state).set(count)
+        for outcome, count in frames.items():
+            self._frames.labels(outcome).set(count)
+
+    def event(self, kind: str) -> None:
+        """Count something that happened on a stream."""
+        self._events.labels(kind).inc()
+
+    def delivery(self, sink: str, outcome: str) -> None:
+        """Count an attempt to hand an event to a kind of sink: delivered, failed (to be tried again) or dead."""
+        self._deliveries.labels(sink, outcome).inc()
 
     def lag(self, seconds: float) -> None:
         """Observe how late the event loop was; the worst since the last ``render`` is reported."""

@@ -6,7 +6,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Path, Request
 
-from face_server.api.services import Services
+from face_server.api.services import Cameras, Served, Services
 from face_server.telemetry import Metrics
 
 COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -19,12 +19,24 @@ async def services(request: Request) -> Services:
     return cast("Services", request.app.state.services)
 
 
+async def cameras(request: Request) -> Cameras:
+    """The streams that the application's lifespan opened."""
+    return cast("Cameras", request.app.state.cameras)
+
+
+async def served(request: Request) -> Served:
+    """Everything that the application's lifespan opened."""
+    return Served(request.app.state.services, request.app.state.cameras)
+
+
 async def metrics(request: Request) -> Metrics:
     """The metrics of this application."""
     return cast("Metrics", request.app.state.metrics)
 
 
 ServicesDep = Annotated[Services, Depends(services)]
+CamerasDep = Annotated[Cameras, Depends(cameras)]
+ServedDep = Annotated[Served, Depends(served)]
 MetricsDep = Annotated[Metrics, Depends(metrics)]
 
 CollectionName = Annotated[

@@ -33,13 +33,13 @@ class LiveResponse(Response):
         super().__init__(media_type=media_type)
         self._opened = opened
         self._encode = encode
-        self._headers = {"cache-control": "no-store", "x-accel-buffering": "no", **(headers or {})}
+        self._fields = {"cache-control": "no-store", "x-accel-buffering": "no", **(headers or {})}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         async with self._opened as items:
             parts = (self._encode(item) async for item in items)
-            await StreamingResponse(parts, media_type=self.media_type, headers=self._headers)(scope, receive, send)
+            await StreamingResponse(parts, media_type=self.media_type, headers=self._fields)(scope, receive, send)
 
 
 def is_endless(scope: Scope) -> bool:

@@ -24,6 +24,11 @@ from face_server.telemetry import Metrics
 
 Body = dict[str, Any]
 
+JPEG_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}, "description": "A JPEG."}
+}
+"""OpenAPI of an answer that is a picture."""
+
 _CROP_QUALITY = 92
 
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from face_server.domain.access import KeyRing
 from face_server.domain.ports import Analyzer, Backend, Clock, Gallery, ImageCodec, Painter
+from face_server.domain.stream_ports import Journal
 from face_server.pipeline.enrollment import Enrollment
 from face_server.pipeline.intake import Intake
 from face_server.pipeline.recognition import Recognition
+from face_server.pipeline.strangers import StrangerBook
+from face_server.sinks.live import LiveEvents
+from face_server.streams.delivery import EventBus
 from face_server.workers import Workers
+
+if TYPE_CHECKING:
+    from face_server.streams.registry import Streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +68,26 @@ class Services:
     detector: ModelInfo
     embedder: ModelInfo
     version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cameras:
+    """The collaborators that only a running server has: its streams, and what they report.
+
+    ``events`` delivers to sinks, ``live`` to whoever listens.
+    """
+
+    streams: Streams
+    journal: Journal
+    strangers: StrangerBook
+    events: EventBus
+    live: LiveEvents
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Everything behind a server."""
+
+    services: Services
+    cameras: Cameras

@@ -21,9 +21,9 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from face_server.api.compat.face_server_forms import BAD_REQUEST, FORMS, OK, answers, documented, fields_of, reply
-from face_server.api.deps import ServicesDep
+from face_server.api.deps import ServedDep
 from face_server.api.security import OPERATE, READ
-from face_server.api.services import Services
+from face_server.api.services import Served
 from face_server.domain.streams import FramePolicy, Mode, SinkKind, SinkSpec, StreamRules, StreamSpec
 from face_server.errors import Conflict, InvalidInput, NotFound
 
@@ -52,95 +52,95 @@ _IDS = {"requestBody": {"content": {"application/json": {"schema": {"type": "arr
 
 
 @router.post("/add_source", dependencies=[OPERATE], **documented(_FIELDS, _EXAMPLE, _SOURCE_LIST))
-async def add_source(request: Request, services: ServicesDep) -> Response:
+async def add_source(request: Request, served: ServedDep) -> Response:
     """Register a camera under a task id and start to watch it."""
-    return await reply(_add_source(request, services), services)
+    return await reply(_add_source(request, served), served.services)
 
 
 @router.post("/rebuild_source", dependencies=[OPERATE], **documented(_FIELDS, _EXAMPLE, _SOURCE_LIST))
-async def rebuild_source(request: Request, services: ServicesDep) -> Response:
+async def rebuild_source(request: Request, served: ServedDep) -> Response:
     """Register a camera anew, in place of the task of that id if there is one."""
-    return await reply(_rebuild_source(request, services), services)
+    return await reply(_rebuild_source(request, served), served.services)
 
 
 @router.delete("/remove_source", dependencies=[OPERATE], **documented({"task_id": _TASK}, {"task_id": "1"}, _SOURCE_LIST))
-async def remove_source(request: Request, services: ServicesDep) -> Response:
+async def remove_source(request: Request, served: ServedDep) -> Response:
     """Stop a task and forget it."""
-    return await reply(_remove_source(request, services), services)
+    return await reply(_remove_source(request, served), served.services)
 
 
 @router.post("/get_source_list", dependencies=[READ], **documented({}, {}, _SOURCE_LIST))
-async def get_source_list(services: ServicesDep) -> Response:
+async def get_source_list(served: ServedDep) -> Response:
     """Every task id, in the order in which they were added."""
-    return await reply(_listed(services), services)
+    return await reply(_listed(served), served.services)
 
 
 @router.put("/update_source", dependencies=[OPERATE], **documented(_CHANGES, _CHANGE_EXAMPLE, _SOURCE_LIST))
-async def update_source(request: Request, services: ServicesDep) -> Response:
+async def update_source(request: Request, served: ServedDep) -> Response:
     """Change receiver, frame rate and rules of a task while it runs; what is left out stays."""
-    return await reply(_update_source(request, services), services)
+    return await reply(_update_source(request, served), served.services)
 
 
 @router.post("/update_source", dependencies=[OPERATE], **documented(_CHANGES, _CHANGE_EXAMPLE, _SOURCE_LIST))
-async def post_update_source(request: Request, services: ServicesDep) -> Response:
+async def post_update_source(request: Request, served: ServedDep) -> Response:
     """The same by POST, as the original's manual has it."""
-    return await reply(_update_source(request, services), services)
+    return await reply(_update_source(request, served), served.services)
 
 
 @router.post("/source_status", dependencies=[READ], response_class=Response, responses=answers(_DATA), openapi_extra=_IDS)
-async def source_status(request: Request, services: ServicesDep) -> Response:
+async def source_status(request: Request, served: ServedDep) -> Response:
     """Whether tasks work: a frame was analysed within the last minute."""
-    return await reply(_source_status(request, services), services)
+    return await reply(_source_status(request, served), served.services)
 
 
 @router.get("/source_status/all", dependencies=[READ], response_class=Response, responses=answers(_DATA))
-async def all_source_status(services: ServicesDep) -> Response:
+async def all_source_status(served: ServedDep) -> Response:
     """Whether each known task works."""
-    return await reply(_statuses([spec.id for spec in services.streams.specs()], services), services)
+    return await reply(_statuses([spec.id for spec in served.cameras.streams.specs()], served), served.services)
 
 
 @router.post("/stream/pipe", dependencies=[OPERATE], response_class=Response, responses=answers({}), openapi_extra=_IDS)
-async def start_pipes(request: Request, services: ServicesDep) -> Response:
+async def start_pipes(request: Request, served: ServedDep) -> Response:
     """Push the annotated video of tasks to the publishing address."""
-    return await reply(_pipes(request, services, publish=True), services)
+    return await reply(_pipes(request, served, publish=True), served.services)
 
 
 @router.delete("/stream/pipe", dependencies=[OPERATE], response_class=Response, responses=answers({}), openapi_extra=_IDS)
-async def stop_pipes(request: Request, services: ServicesDep) -> Response:
+async def stop_pipes(request: Request, served: ServedDep) -> Response:
     """Stop to push the annotated video of tasks."""
-    return await reply(_pipes(request, services, publish=False), services)
+    return await reply(_pipes(request, served, publish=False), served.services)
 
 
-async def _add_source(request: Request, services: Services) -> dict[str, Any]:
-    spec = _spec_of(await fields_of(request, services), services)
+async def _add_source(request: Request, served: Served) -> dict[str, Any]:
+    spec = _spec_of(await fields_of(request, served.services), served)
     try:
-        await services.streams.create(spec)
+        await served.cameras.streams.create(spec)
     except Conflict:
-        return {"code": DUPLICATE, "msg": f"duplicate task id {spec.id}", **await _list(services)}
-    return await _listed(services)
+        return {"code": DUPLICATE, "msg": f"duplicate task id {spec.id}", **await _list(served)}
+    return await _listed(served)
 
 
-async def _rebuild_source(request: Request, services: Services) -> dict[str, Any]:
-    spec = _spec_of(await fields_of(request, services), services)
+async def _rebuild_source(request: Request, served: Served) -> dict[str, Any]:
+    spec = _spec_of(await fields_of(request, served.services), served)
     try:
-        await services.streams.change(spec.id, lambda old: replace(spec, rules=replace(spec.rules, publish=old.rules.publish)))
-        await services.streams.restart(spec.id)
+        await served.cameras.streams.change(spec.id, lambda old: replace(spec, rules=replace(spec.rules, publish=old.rules.publish)))
+        await served.cameras.streams.restart(spec.id)
     except NotFound:
-        await services.streams.create(spec)
-    return await _listed(services)
+        await served.cameras.streams.create(spec)
+    return await _listed(served)
 
 
-async def _remove_source(request: Request, services: Services) -> dict[str, Any]:
-    task_id = _needed(await fields_of(request, services), "task_id")
+async def _remove_source(request: Request, served: Served) -> dict[str, Any]:
+    task_id = _needed(await fields_of(request, served.services), "task_id")
     try:
-        await services.streams.remove(task_id)
+        await served.cameras.streams.remove(task_id)
     except NotFound:
-        return {"msg": f"can not find task id {task_id}", **await _listed(services)}
-    return await _listed(services)
+        return {"msg": f"can not find task id {task_id}", **await _listed(served)}
+    return await _listed(served)
 
 
-async def _update_source(request: Request, services: Services) -> dict[str, Any]:
-    fields = await fields_of(request, services)
+async def _update_source(request: Request, served: Served) -> dict[str, Any]:
+    fields = await fields_of(request, served.services)
     task_id = _needed(fields, "task_id")
 
     def updated(spec: StreamSpec) -> StreamSpec:
@@ -151,34 +151,34 @@ async def _update_source(request: Request, services: Services) -> dict[str, Any]
         return replace(spec, sinks=sinks, rules=_rules_of(fields, spec.rules))
 
     try:
-        await services.streams.change(task_id, updated)
+        await served.cameras.streams.change(task_id, updated)
     except NotFound:
-        return {"msg": f"can not find task id {task_id}", **await _listed(services)}
-    return await _listed(services)
+        return {"msg": f"can not find task id {task_id}", **await _listed(served)}
+    return await _listed(served)
 
 
-async def _source_status(request: Request, services: Services) -> dict[str, Any]:
-    return await _statuses(await _ids_of(request), services)
+async def _source_status(request: Request, served: Served) -> dict[str, Any]:
+    return await _statuses(await _ids_of(request), served)
 
 
-async def _statuses(task_ids: list[str], services: Services) -> dict[str, Any]:
-    specs = {spec.id: spec for spec in services.streams.specs()}
-    alive = {task_id: task_id in specs and _works(specs[task_id], services) for task_id in task_ids}
+async def _statuses(task_ids: list[str], served: Served) -> dict[str, Any]:
+    specs = {spec.id: spec for spec in served.cameras.streams.specs()}
+    alive = {task_id: task_id in specs and _works(specs[task_id], served) for task_id in task_ids}
     return {"code": OK, "data": json.dumps(alive)}
 
 
-def _works(spec: StreamSpec, services: Services) -> bool:
+def _works(spec: StreamSpec, served: Served) -> bool:
     """Whether a frame was analysed within the last minute; a new task has its first minute on credit."""
-    analysed_at = services.streams.status(spec.id).last_analysed_at
-    return int(services.clock.now()) - int(spec.created_at if analysed_at is None else analysed_at) < ALIVE_S
+    analysed_at = served.cameras.streams.status(spec.id).last_analysed_at
+    return int(served.services.clock.now()) - int(spec.created_at if analysed_at is None else analysed_at) < ALIVE_S
 
 
-async def _pipes(request: Request, services: Services, *, publish: bool) -> dict[str, Any]:
+async def _pipes(request: Request, served: Served, *, publish: bool) -> dict[str, Any]:
     task_ids = await _ids_of(request)
     done = []
     for task_id in dict.fromkeys(task_ids):
         try:
-            await services.streams.change(task_id, lambda spec: replace(spec, rules=replace(spec.rules, publish=publish)))
+            await served.cameras.streams.change(task_id, lambda spec: replace(spec, rules=replace(spec.rules, publish=publish)))
         except NotFound:
             continue
         done.append(task_id)
@@ -186,12 +186,12 @@ async def _pipes(request: Request, services: Services, *, publish: bool) -> dict
     return {"code": OK, "msg": f"input task ids: {task_ids}, {verb} success ids: {','.join(done)}"}
 
 
-async def _listed(services: Services) -> dict[str, Any]:
-    return {"code": OK, **await _list(services)}
+async def _listed(served: Served) -> dict[str, Any]:
+    return {"code": OK, **await _list(served)}
 
 
-async def _list(services: Services) -> dict[str, Any]:
-    return {"source_list": [spec.id for spec in services.streams.specs()]}
+async def _list(served: Served) -> dict[str, Any]:
+    return {"source_list": [spec.id for spec in served.cameras.streams.specs()]}
 
 
 async def _ids_of(request: Request) -> list[str]:
@@ -205,14 +205,14 @@ async def _ids_of(request: Request) -> list[str]:
     return [str(value) for value in values]
 
 
-def _spec_of(fields: Mapping[str, str], services: Services) -> StreamSpec:
+def _spec_of(fields: Mapping[str, str], served: Served) -> StreamSpec:
     return StreamSpec(
         id=_needed(fields, "task_id"),
         url=_needed(fields, "rtsp_url"),
-        collections=(services.defaults.collection,),
+        collections=(served.services.defaults.collection,),
         rules=_rules_of(fields, StreamRules(strangers=False)),
         sinks=_callbacks(fields),
-        created_at=services.clock.now(),
+        created_at=served.services.clock.now(),
     )
 
 

@@ -14,14 +14,14 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
-from face_server.api.deps import ID_PATTERN, STREAM_ID_PATTERN, ServicesDep
+from face_server.api.deps import ID_PATTERN, STREAM_ID_PATTERN, CamerasDep
 from face_server.api.live import LiveResponse
 from face_server.api.problems import problem_of, responses
-from face_server.api.rendering import json_reply
+from face_server.api.rendering import JPEG_ANSWER, json_reply
 from face_server.api.schemas.events import EventBody, EventPage
 from face_server.api.schemas.streams import Kind
 from face_server.api.security import READ, authorize, secret_in
-from face_server.api.services import Services
+from face_server.api.services import Cameras
 from face_server.domain.access import Role
 from face_server.domain.events import Event, EventFilter, EventKind
 from face_server.errors import AccessDenied, FaceServerError, InvalidInput, NotFound
@@ -33,8 +33,11 @@ _HEARTBEAT_S = 15.0
 _SSE = "text/event-stream"
 _NEWEST = 2**63 - 1
 _POLICY_VIOLATION, _TRY_AGAIN = 1008, 1013
-_JPEG_ANSWER = {200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}, "description": "A JPEG."}}
-_PAGE_OR_STREAM = {200: {"content": {_SSE: {"schema": {"type": "string"}}}, "description": "A page, or events as they happen."}}
+_PAGE_OR_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {_SSE: {"schema": {"type": "string"}}}, "description": "A page, or events as they happen."}
+}
+    200: {"content": {_SSE: {"schema": {"type": "string"}}}, "description": "A page, or events as they happen."}
+}
 
 EventId = Annotated[
     str, Path(pattern=ID_PATTERN, description="Id of the event.", openapi_examples={"an id": {"value": "0197c1d0a5b47c3e"}})
@@ -62,7 +65,7 @@ Until = Annotated[datetime | None, Query(description="Before this time (RFC 3339
 )
 async def list_events(  # one parameter a filter
     request: Request,
-    services: ServicesDep,
+    cameras: CamerasDep,
     after: Cursor = None,
     before: Before = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most events a page.")] = 100,
@@ -89,13 +92,13 @@ async def list_events(  # one parameter a filter
     )
     if _SSE in request.headers.get("accept", ""):
         start = _resumed(request.headers, after)
-        return LiveResponse(_beating(services, start, where), _sse, media_type=_SSE)
+        return LiveResponse(_beating(cameras, start, where), _sse, media_type=_SSE)
     if after is not None and before is not None:
         raise InvalidInput("after and before exclude each other", field="before")
     if after is None:
-        found = await services.journal.events(before=_NEWEST if before is None else before, limit=limit, where=where)
+        found = await cameras.journal.events(before=_NEWEST if before is None else before, limit=limit, where=where)
     else:
-        found = await services.journal.events(after=after, limit=limit, where=where)
+        found = await cameras.journal.events(after=after, limit=limit, where=where)
     return json_reply({"events": [event_payload(one) for one in found], "next_cursor": found[-1].cursor if len(found) == limit else None})
 
 
@@ -107,15 +110,16 @@ async def event_socket(
     kind: Kinds = None,
 ) -> None:
     """Each event as a JSON text, as it happens; first those after ``after``. The key goes in the usual headers."""
-    services: Services = socket.app.state.services
+    state = socket.app.state
+    cameras: Cameras = state.cameras
     try:
-        await authorize(services, Role.READ, secret_in(socket.headers))
+        await authorize(state.services, Role.READ, secret_in(socket.headers))
     except AccessDenied:
         await socket.close(_POLICY_VIOLATION)
         return
     where = EventFilter(streams=tuple(stream or ()), kinds=tuple(EventKind(one) for one in kind or ()))
     await socket.accept()
-    sending = asyncio.create_task(_send_events(socket, services, after, where))
+    sending = asyncio.create_task(_send_events(socket, cameras, after, where))
     leaving = asyncio.create_task(_wait_for_leave(socket))
     try:
         await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -128,9 +132,9 @@ async def event_socket(
 @router.get(
     "/{event_id}", operation_id="get_event", summary="Get an event", dependencies=[READ], response_model=EventBody, responses=responses(404)
 )
-async def get_event(event_id: EventId, services: ServicesDep) -> Response:
+async def get_event(event_id: EventId, cameras: CamerasDep) -> Response:
     """Get one event."""
-    return json_reply(event_payload(await services.journal.event(event_id)))
+    return json_reply(event_payload(await cameras.journal.event(event_id)))
 
 
 @router.get(
@@ -139,18 +143,18 @@ async def get_event(event_id: EventId, services: ServicesDep) -> Response:
     summary="The best shot of an event",
     dependencies=[READ],
     response_class=Response,
-    responses=responses(404) | _JPEG_ANSWER,
+    responses=responses(404) | JPEG_ANSWER,
 )
 async def event_picture(
     event_id: EventId,
-    services: ServicesDep,
+    cameras: CamerasDep,
     face: Annotated[int | None, Query(ge=0, le=10_000, description="Another face of the frame, by its place in `faces`.")] = None,
 ) -> Response:
     """The aligned crop of whom the event is about, or of another face of its frame."""
-    event = await services.journal.event(event_id)
+    event = await cameras.journal.event(event_id)
     if face is None:
-        return await _picture(event.picture, services)
-    return await _picture(event.faces[face].picture if face < len(event.faces) else "", services)
+        return await _picture(event.picture, cameras)
+    return await _picture(event.faces[face].picture if face < len(event.faces) else "", cameras)
 
 
 @router.get(
@@ -159,17 +163,17 @@ async def event_picture(
     summary="The annotated frame of an event",
     dependencies=[READ],
     response_class=Response,
-    responses=responses(404) | _JPEG_ANSWER,
+    responses=responses(404) | JPEG_ANSWER,
 )
-async def event_frame(event_id: EventId, services: ServicesDep) -> Response:
+async def event_frame(event_id: EventId, cameras: CamerasDep) -> Response:
     """The whole frame with everybody marked."""
-    return await _picture((await services.journal.event(event_id)).frame_picture, services)
+    return await _picture((await cameras.journal.event(event_id)).frame_picture, cameras)
 
 
-async def _picture(picture_id: str, services: Services) -> Response:
+async def _picture(picture_id: str, cameras: Cameras) -> Response:
     if not picture_id:
         raise NotFound("the event has no such picture", code="no_picture")
-    jpeg = await services.journal.picture(picture_id)
+    jpeg = await cameras.journal.picture(picture_id)
     return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
 
@@ -180,9 +184,9 @@ def _resumed(headers: Headers, after: int | None) -> int | None:
 
 
 @asynccontextmanager
-async def _beating(services: Services, after: int | None, where: EventFilter) -> AsyncIterator[AsyncIterator[Event | None]]:
+async def _beating(cameras: Cameras, after: int | None, where: EventFilter) -> AsyncIterator[AsyncIterator[Event | None]]:
     """Events as they happen, and None whenever there were none for a while, so that dead connections are noticed."""
-    async with services.live.subscribe(after=after, where=where) as events:
+    async with cameras.live.subscribe(after=after, where=where) as events:
 
         async def beats() -> AsyncIterator[Event | None]:
             yield None
@@ -213,9 +217,9 @@ def _json(event: Event) -> bytes:
     return orjson.dumps(event_payload(event), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-async def _send_events(socket: WebSocket, services: Services, after: int | None, where: EventFilter) -> None:
+async def _send_events(socket: WebSocket, cameras: Cameras, after: int | None, where: EventFilter) -> None:
     try:
-        async with services.live.subscribe(after=after, where=where) as events:
+        async with cameras.live.subscribe(after=after, where=where) as events:
             async for event in events:
                 await socket.send_text(_json(event).decode())
     except FaceServerError as error:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
 from face_server.api.bodies import BodyReader
-from face_server.api.deps import ServicesDep
+from face_server.api.deps import CamerasDep
 from face_server.api.problems import responses
 from face_server.api.rendering import json_reply, timestamp
 from face_server.api.schemas.events import DeadLetterPage, LettersBody, LettersRequest
@@ -28,12 +28,12 @@ router = APIRouter(prefix="/v1/sinks/dead-letters", tags=["events"])
     responses=responses(),
 )
 async def list_dead_letters(
-    services: ServicesDep,
+    cameras: CamerasDep,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most dead letters a page.")] = 100,
     cursor: Annotated[int | None, Query(ge=0, le=2**63 - 1, description="`next_cursor` of the page before.")] = None,
 ) -> Response:
     """List the events that were given up, with the reason, oldest first."""
-    found = await services.journal.dead_letters(after=cursor or 0, limit=limit)
+    found = await cameras.journal.dead_letters(after=cursor or 0, limit=limit)
     return json_reply({"dead_letters": [_shown(one) for one in found], "next_cursor": found[-1].id if len(found) == limit else None})
 
 
@@ -45,9 +45,9 @@ async def list_dead_letters(
     response_model=LettersBody,
     responses=responses(409, 415),
 )
-async def replay_dead_letters(body: Annotated[LettersRequest, Depends(BodyReader(LettersRequest).read)], services: ServicesDep) -> Response:
+async def replay_dead_letters(body: Annotated[LettersRequest, Depends(BodyReader(LettersRequest).read)], cameras: CamerasDep) -> Response:
     """Queue dead letters again, behind what waits for their receiver."""
-    return json_reply({"count": await services.events.replay(body.ids)})
+    return json_reply({"count": await cameras.events.replay(body.ids)})
 
 
 @router.post(
@@ -58,11 +58,9 @@ async def replay_dead_letters(body: Annotated[LettersRequest, Depends(BodyReader
     response_model=LettersBody,
     responses=responses(415),
 )
-async def discard_dead_letters(
-    body: Annotated[LettersRequest, Depends(BodyReader(LettersRequest).read)], services: ServicesDep
-) -> Response:
+async def discard_dead_letters(body: Annotated[LettersRequest, Depends(BodyReader(LettersRequest).read)], cameras: CamerasDep) -> Response:
     """Erase dead letters; their events stay."""
-    return json_reply({"count": await services.journal.discard(body.ids)})
+    return json_reply({"count": await cameras.journal.discard(body.ids)})
 
 
 def _shown(letter: DeadLetter) -> dict[str, Any]:

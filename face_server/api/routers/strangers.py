@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends, Path, Query
 from starlette.responses import Response
 
 from face_server.api.bodies import BodyReader
-from face_server.api.deps import ID_PATTERN, ServicesDep
+from face_server.api.deps import ID_PATTERN, CamerasDep
 from face_server.api.problems import responses
-from face_server.api.rendering import json_reply, timestamp
+from face_server.api.rendering import JPEG_ANSWER, json_reply, timestamp
 from face_server.api.schemas.events import MergeRequest, NamedBody, NameRequest, StrangerBody, StrangerPage
 from face_server.api.security import OPERATE, READ
 from face_server.domain.strangers import Stranger
@@ -20,19 +20,18 @@ router = APIRouter(prefix="/v1/strangers", tags=["strangers"])
 StrangerId = Annotated[
     str, Path(pattern=ID_PATTERN, description="Id of the stranger.", openapi_examples={"an id": {"value": "4f1c2a9be07d3358"}})
 ]
-_JPEG_ANSWER = {200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}, "description": "A JPEG."}}
 
 
 @router.get(
     "", operation_id="list_strangers", summary="List strangers", dependencies=[READ], response_model=StrangerPage, responses=responses()
 )
 async def list_strangers(
-    services: ServicesDep,
+    cameras: CamerasDep,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most strangers a page.")] = 100,
     cursor: Annotated[str | None, Query(pattern=ID_PATTERN, description="`next_cursor` of the page before.")] = None,
 ) -> Response:
     """List the strangers by id, page by page."""
-    found = await services.strangers.page(after=cursor or "", limit=limit + 1)
+    found = await cameras.strangers.page(after=cursor or "", limit=limit + 1)
     page = found[:limit]
     return json_reply({"strangers": [_shown(one) for one in page], "next_cursor": page[-1].id if len(found) > limit else None})
 
@@ -45,9 +44,9 @@ async def list_strangers(
     response_model=StrangerBody,
     responses=responses(404),
 )
-async def get_stranger(stranger_id: StrangerId, services: ServicesDep) -> Response:
+async def get_stranger(stranger_id: StrangerId, cameras: CamerasDep) -> Response:
     """Get when a stranger was seen, and how often."""
-    return json_reply(_shown(await services.strangers.get(stranger_id)))
+    return json_reply(_shown(await cameras.strangers.get(stranger_id)))
 
 
 @router.get(
@@ -56,11 +55,11 @@ async def get_stranger(stranger_id: StrangerId, services: ServicesDep) -> Respon
     summary="The best shot of a stranger",
     dependencies=[READ],
     response_class=Response,
-    responses=responses(404) | _JPEG_ANSWER,
+    responses=responses(404) | JPEG_ANSWER,
 )
-async def stranger_picture(stranger_id: StrangerId, services: ServicesDep) -> Response:
+async def stranger_picture(stranger_id: StrangerId, cameras: CamerasDep) -> Response:
     """The aligned crop that shows the stranger best."""
-    jpeg = await services.strangers.picture(stranger_id)
+    jpeg = await cameras.strangers.picture(stranger_id)
     return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=60"})
 
 
@@ -73,13 +72,13 @@ async def stranger_picture(stranger_id: StrangerId, services: ServicesDep) -> Re
     responses=responses(404, 409, 415),
 )
 async def name_stranger(
-    stranger_id: StrangerId, body: Annotated[NameRequest, Depends(BodyReader(NameRequest).read)], services: ServicesDep
+    stranger_id: StrangerId, body: Annotated[NameRequest, Depends(BodyReader(NameRequest).read)], cameras: CamerasDep
 ) -> Response:
     """Make a stranger an identity of a collection, or part of one. Past events follow."""
-    identity = await services.strangers.name(
+    identity = await cameras.strangers.name(
         stranger_id, collection=body.collection, name=body.name or "", identity_id=body.identity_id or ""
     )
-    events = await services.journal.name_stranger(stranger_id, name=identity.name, collection=body.collection, identity_id=identity.id)
+    events = await cameras.journal.name_stranger(stranger_id, name=identity.name, collection=body.collection, identity_id=identity.id)
     return json_reply({"collection": body.collection, "identity_id": identity.id, "name": identity.name, "events": events})
 
 
@@ -92,11 +91,11 @@ async def name_stranger(
     responses=responses(404, 409, 415),
 )
 async def merge_stranger(
-    stranger_id: StrangerId, body: Annotated[MergeRequest, Depends(BodyReader(MergeRequest).read)], services: ServicesDep
+    stranger_id: StrangerId, body: Annotated[MergeRequest, Depends(BodyReader(MergeRequest).read)], cameras: CamerasDep
 ) -> Response:
     """Make a stranger part of another. Past events follow."""
-    merged = await services.strangers.merge(stranger_id, body.into)
-    await services.journal.name_stranger(stranger_id, name=merged.name, into=merged.id)
+    merged = await cameras.strangers.merge(stranger_id, body.into)
+    await cameras.journal.name_stranger(stranger_id, name=merged.name, into=merged.id)
     return json_reply(_shown(merged))
 
 
@@ -109,9 +108,9 @@ async def merge_stranger(
     response_class=Response,
     responses=responses(404),
 )
-async def dismiss_stranger(stranger_id: StrangerId, services: ServicesDep) -> Response:
+async def dismiss_stranger(stranger_id: StrangerId, cameras: CamerasDep) -> Response:
     """Erase a stranger's templates and crops. Past events stay."""
-    await services.strangers.dismiss(stranger_id)
+    await cameras.strangers.dismiss(stranger_id)
     return Response(status_code=204)
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
 from face_server.api.bodies import BodyReader
-from face_server.api.deps import ServicesDep, StreamId
+from face_server.api.deps import CamerasDep, StreamId
 from face_server.api.live import LiveResponse
 from face_server.api.problems import responses
-from face_server.api.rendering import json_reply
+from face_server.api.rendering import JPEG_ANSWER, json_reply
 from face_server.api.schemas.streams import (
     ProbeBody,
     ProbeRequest,
@@ -25,7 +25,7 @@ from face_server.api.schemas.streams import (
     StreamSettings,
 )
 from face_server.api.security import OPERATE, READ
-from face_server.api.services import Services
+from face_server.api.services import Cameras
 from face_server.api.stream_bodies import changed, spec_of, stream_body
 from face_server.domain.streams import StreamSpec, Transport
 from face_server.errors import NotFound
@@ -34,16 +34,15 @@ router = APIRouter(prefix="/v1/streams", tags=["streams"])
 
 _BOUNDARY = "frame"
 _MJPEG = f"multipart/x-mixed-replace; boundary={_BOUNDARY}"
-_JPEG_ANSWER = {200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}, "description": "A JPEG."}}
-_MJPEG_ANSWER = {
+_MJPEG_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {"content": {"multipart/x-mixed-replace": {"schema": {"type": "string", "format": "binary"}}}, "description": "JPEGs without end."}
 }
 
 
 @router.get("", operation_id="list_streams", summary="List streams", dependencies=[READ], response_model=StreamList, responses=responses())
-async def list_streams(services: ServicesDep) -> Response:
+async def list_streams(cameras: CamerasDep) -> Response:
     """List every stream with its status."""
-    return json_reply({"streams": [_shown(spec, services) for spec in services.streams.specs()]})
+    return json_reply({"streams": [_shown(spec, cameras) for spec in cameras.streams.specs()]})
 
 
 @router.post(
@@ -55,10 +54,10 @@ async def list_streams(services: ServicesDep) -> Response:
     status_code=201,
     responses=responses(409, 415),
 )
-async def create_stream(body: Annotated[StreamRequest, Depends(BodyReader(StreamRequest).read)], services: ServicesDep) -> Response:
+async def create_stream(body: Annotated[StreamRequest, Depends(BodyReader(StreamRequest).read)], cameras: CamerasDep) -> Response:
     """Register a stream and start it. Answers at once; `status` tells whether the camera could be reached."""
-    spec = spec_of(body.id or secrets.token_hex(6), body, services.clock.now())
-    return json_reply(_shown(await services.streams.create(spec), services), 201)
+    spec = spec_of(body.id or secrets.token_hex(6), body, cameras.clock.now())
+    return json_reply(_shown(await cameras.streams.create(spec), cameras), 201)
 
 
 @router.post(
@@ -69,9 +68,9 @@ async def create_stream(body: Annotated[StreamRequest, Depends(BodyReader(Stream
     response_model=ProbeBody,
     responses=responses(415),
 )
-async def probe_stream(body: Annotated[ProbeRequest, Depends(BodyReader(ProbeRequest).read)], services: ServicesDep) -> Response:
+async def probe_stream(body: Annotated[ProbeRequest, Depends(BodyReader(ProbeRequest).read)], cameras: CamerasDep) -> Response:
     """Open a source, say what it shows, and close it again."""
-    info = await services.streams.probe(StreamSpec("probe", body.url, transport=Transport(body.transport)))
+    info = await cameras.streams.probe(StreamSpec("probe", body.url, transport=Transport(body.transport)))
     return json_reply(ProbeBody(width=info.width, height=info.height, fps=info.fps, codec=info.codec).model_dump())
 
 
@@ -83,9 +82,9 @@ async def probe_stream(body: Annotated[ProbeRequest, Depends(BodyReader(ProbeReq
     response_model=StreamBody,
     responses=responses(404),
 )
-async def get_stream(stream_id: StreamId, services: ServicesDep) -> Response:
+async def get_stream(stream_id: StreamId, cameras: CamerasDep) -> Response:
     """Get what was registered and how it is."""
-    return json_reply(_shown(services.streams.spec(stream_id), services))
+    return json_reply(_shown(cameras.streams.spec(stream_id), cameras))
 
 
 @router.put(
@@ -97,15 +96,15 @@ async def get_stream(stream_id: StreamId, services: ServicesDep) -> Response:
     responses=responses(409, 415) | {201: {"model": StreamBody, "description": "Registered."}},
 )
 async def put_stream(
-    stream_id: StreamId, body: Annotated[StreamSettings, Depends(BodyReader(StreamSettings).read)], services: ServicesDep
+    stream_id: StreamId, body: Annotated[StreamSettings, Depends(BodyReader(StreamSettings).read)], cameras: CamerasDep
 ) -> Response:
     """Make a stream of this id be exactly as the body says. Tracks go on unless the source changes."""
-    spec = spec_of(stream_id, body, services.clock.now())
+    spec = spec_of(stream_id, body, cameras.clock.now())
     try:
-        stored = await services.streams.change(stream_id, lambda current: replace(spec, created_at=current.created_at))
+        stored = await cameras.streams.change(stream_id, lambda current: replace(spec, created_at=current.created_at))
     except NotFound:
-        return json_reply(_shown(await services.streams.create(spec), services), 201)
-    return json_reply(_shown(stored, services))
+        return json_reply(_shown(await cameras.streams.create(spec), cameras), 201)
+    return json_reply(_shown(stored, cameras))
 
 
 @router.patch(
@@ -117,10 +116,10 @@ async def put_stream(
     responses=responses(404, 415),
 )
 async def patch_stream(
-    stream_id: StreamId, body: Annotated[StreamPatch, Depends(BodyReader(StreamPatch).read)], services: ServicesDep
+    stream_id: StreamId, body: Annotated[StreamPatch, Depends(BodyReader(StreamPatch).read)], cameras: CamerasDep
 ) -> Response:
     """Change the members that the body names, while the stream runs. `"enabled": false` stops it."""
-    return json_reply(_shown(await services.streams.change(stream_id, lambda spec: changed(spec, body)), services))
+    return json_reply(_shown(await cameras.streams.change(stream_id, lambda spec: changed(spec, body)), cameras))
 
 
 @router.delete(
@@ -132,9 +131,9 @@ async def patch_stream(
     response_class=Response,
     responses=responses(404),
 )
-async def delete_stream(stream_id: StreamId, services: ServicesDep) -> Response:
+async def delete_stream(stream_id: StreamId, cameras: CamerasDep) -> Response:
     """Stop a stream and forget it. Its events stay."""
-    await services.streams.remove(stream_id)
+    await cameras.streams.remove(stream_id)
     return Response(status_code=204)
 
 
@@ -146,10 +145,10 @@ async def delete_stream(stream_id: StreamId, services: ServicesDep) -> Response:
     response_model=StreamBody,
     responses=responses(404, 409),
 )
-async def restart_stream(stream_id: StreamId, services: ServicesDep) -> Response:
+async def restart_stream(stream_id: StreamId, cameras: CamerasDep) -> Response:
     """Drop the connection and make a new one at once, whatever the stream does now."""
-    await services.streams.restart(stream_id)
-    return json_reply(_shown(services.streams.spec(stream_id), services))
+    await cameras.streams.restart(stream_id)
+    return json_reply(_shown(cameras.streams.spec(stream_id), cameras))
 
 
 @router.put(
@@ -161,14 +160,14 @@ async def restart_stream(stream_id: StreamId, services: ServicesDep) -> Response
     responses=responses(404, 415),
 )
 async def publish_stream(
-    stream_id: StreamId, body: Annotated[PublishRequest, Depends(BodyReader(PublishRequest).read)], services: ServicesDep
+    stream_id: StreamId, body: Annotated[PublishRequest, Depends(BodyReader(PublishRequest).read)], cameras: CamerasDep
 ) -> Response:
     """Switch the push to the server's publishing address (RTMP or RTSP, H.264) on or off."""
 
     def switched(spec: StreamSpec) -> StreamSpec:
         return replace(spec, rules=replace(spec.rules, publish=body.publish))
 
-    return json_reply(_shown(await services.streams.change(stream_id, switched), services))
+    return json_reply(_shown(await cameras.streams.change(stream_id, switched), cameras))
 
 
 @router.get(
@@ -177,15 +176,15 @@ async def publish_stream(
     summary="The newest frame",
     dependencies=[READ],
     response_class=Response,
-    responses=responses(404) | _JPEG_ANSWER,
+    responses=responses(404) | JPEG_ANSWER,
 )
 async def stream_snapshot(
     stream_id: StreamId,
-    services: ServicesDep,
+    cameras: CamerasDep,
     annotated: Annotated[bool, Query(description="Draw boxes, names and track ids.")] = True,
 ) -> Response:
     """The newest frame as a JPEG."""
-    jpeg = await services.streams.snapshot(stream_id, annotated=annotated)
+    jpeg = await cameras.streams.snapshot(stream_id, annotated=annotated)
     return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "no-store"})
 
 
@@ -197,15 +196,15 @@ async def stream_snapshot(
     response_class=Response,
     responses=responses(404) | _MJPEG_ANSWER,
 )
-async def stream_preview(stream_id: StreamId, services: ServicesDep) -> Response:
+async def stream_preview(stream_id: StreamId, cameras: CamerasDep) -> Response:
     """The annotated stream as MJPEG, for an `<img>`; drawn only while somebody watches."""
-    return LiveResponse(services.streams.preview(stream_id), _part, media_type=_MJPEG)
+    return LiveResponse(cameras.streams.preview(stream_id), _part, media_type=_MJPEG)
 
 
 def _part(jpeg: bytes) -> bytes:
     return b"--%s\r\ncontent-type: image/jpeg\r\ncontent-length: %d\r\n\r\n%s\r\n" % (_BOUNDARY.encode(), len(jpeg), jpeg)
 
 
-def _shown(spec: StreamSpec, services: Services) -> dict[str, object]:
+def _shown(spec: StreamSpec, cameras: Cameras) -> dict[str, object]:
     """A stream as answers show it, its credentials masked."""
-    return stream_body(services.streams.masked(spec), services.streams.status(spec.id)).model_dump(mode="json")
+    return stream_body(cameras.streams.masked(spec), cameras.streams.status(spec.id)).model_dump(mode="json")

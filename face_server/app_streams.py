@@ -1,0 +1,209 @@
+"""The part of the composition root that puts streams together: cameras, their journal, their sinks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from urllib.parse import quote
+
+from face_server.domain.events import Event
+from face_server.domain.image import Pixels
+from face_server.domain.ports import Clock, Detector, Embedder, Gallery, ImageCodec
+from face_server.domain.strangers import StrangerPolicy
+from face_server.domain.stream_ports import FrameSource, Journal, LiveView, Watcher
+from face_server.domain.streams import StreamSpec
+from face_server.errors import FaceServerError
+from face_server.journal.options import JournalOptions
+from face_server.journal.sealing import Sealer
+from face_server.journal.sqlite import SqliteJournal
+from face_server.pipeline.recognition import Recognition
+from face_server.pipeline.strangers import StrangerBook
+from face_server.pipeline.watching import CameraWatcher, WatchTools
+from face_server.settings import Settings
+from face_server.sinks.live import LiveEvents
+from face_server.sinks.opening import SinkOpener, check_sink
+from face_server.streams.delivery import EventBus
+from face_server.streams.lanes import DeliveryOptions
+from face_server.streams.parts import StreamParts
+from face_server.streams.registry import Streams
+from face_server.streams.stream import StreamOptions
+from face_server.streams.supervisor import Supervisor, SupervisorOptions
+from face_server.streams.viewing import ViewingOptions
+from face_server.telemetry import Metrics
+from face_server.video.camera_addresses import check_source_url, redact_url
+from face_server.video.capture import PyavSource, probe
+from face_server.video.capture_options import CaptureOptions
+from face_server.video.publish import FfmpegView, PublishOptions
+from face_server.video.scene import draw_scene, no_signal_card
+from face_server.workers import Workers
+
+_TIDY_EVERY_S = 3600.0
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTools:
+    """What streams share with the rest of the service."""
+
+    detector: Detector
+    embedder: Embedder
+    recognition: Recognition
+    gallery: Gallery
+    codec: ImageCodec
+    workers: Workers
+    clock: Clock
+    metrics: Metrics
+    min_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class StreamServices:
+    """What the API works with."""
+
+    streams: Streams
+    journal: Journal
+    strangers: StrangerBook
+    events: EventBus
+    live: LiveEvents
+
+
+@asynccontextmanager
+async def open_streams(settings: Settings, tools: StreamTools) -> AsyncIterator[StreamServices]:
+    """Every stream that should run, running, until the block ends.
+
+    Raises ConfigurationError when the journal or its key cannot be used.
+    """
+    chosen = settings.streams
+    async with AsyncExitStack() as stack:
+        journal = await _open_journal(settings, tools)
+        stack.push_async_callback(journal.close)
+        policy = StrangerPolicy(capacity=chosen.max_strangers, retention_days=chosen.stranger_days)
+        strangers = StrangerBook(tools.gallery, tools.recognition, tools.codec, tools.clock, policy)
+        live = LiveEvents(journal)
+        stack.callback(live.close)
+        opener = await tools.workers.run(SinkOpener, tools.workers, tools.clock)
+
+        def tell(events: Sequence[Event]) -> None:
+            for event in events:
+                tools.metrics.event(event.kind.value)
+            live.tell(events)
+
+        bus = EventBus(journal, opener.open, tools.clock, DeliveryOptions(), tell=tell, count=tools.metrics.delivery)
+        stack.push_async_callback(bus.close)
+        runner = Supervisor(_parts(settings, tools, strangers, bus), tools.clock, _supervisor_options(settings))
+        stack.push_async_callback(runner.close)
+        capture = _capture_options(settings)
+        streams = Streams(
+            journal,
+            runner,
+            bus,
+            check_url=lambda url: check_source_url(url, capture),
+            check_sink=check_sink,
+            redact=redact_url,
+            probe=lambda spec: probe(spec.url, capture, tools.clock, transport=spec.transport, mode=spec.rules.mode),
+        )
+        stack.push_async_callback(_cancel, asyncio.create_task(bus.run(), name="deliveries"))
+        stack.push_async_callback(_cancel, asyncio.create_task(_tidy(journal, strangers, tools.clock), name="retention"))
+        await streams.resume_all()
+        yield StreamServices(streams, journal, strangers, bus, live)
+
+
+async def _open_journal(settings: Settings, tools: StreamTools) -> SqliteJournal:
+    chosen = settings.streams
+    key = chosen.secret_key.get_secret_value()
+    if key:
+        sealer = Sealer.from_text(key, origin="FACE_SERVER_STREAMS__SECRET_KEY")
+    else:
+        sealer = await tools.workers.run(Sealer.from_file, settings.secret_file)
+    options = JournalOptions(
+        max_streams=chosen.max_streams,
+        max_events=chosen.max_events,
+        retention_days=chosen.retention_days,
+        max_picture_bytes=chosen.max_picture_bytes,
+        max_pending_per_lane=chosen.max_pending,
+    )
+    return await SqliteJournal.open(settings.journal_file, tools.clock, sealer, options)
+
+
+def _parts(settings: Settings, tools: StreamTools, strangers: StrangerBook, bus: EventBus) -> StreamParts:
+    capture = _capture_options(settings)
+    watching = WatchTools(
+        detector=tools.detector,
+        embedder=tools.embedder,
+        recognition=tools.recognition,
+        gallery=tools.gallery,
+        codec=tools.codec,
+        workers=tools.workers,
+        clock=tools.clock,
+        draw=draw_scene,
+        strangers=strangers,
+        min_score=tools.min_score,
+    )
+
+    def open_source(url: str, spec: StreamSpec) -> FrameSource:
+        return PyavSource(url, capture, tools.clock, transport=spec.transport, mode=spec.rules.mode)
+
+    def open_watcher(spec: StreamSpec) -> Watcher:
+        return CameraWatcher(spec, watching)
+
+    async def encode(pixels: Pixels) -> bytes:
+        return await tools.codec.encode_jpeg(pixels, quality=85)
+
+    return StreamParts(
+        open_source=open_source,
+        open_watcher=open_watcher,
+        publish_events=bus.publish,
+        draw=draw_scene,
+        draw_card=no_signal_card,
+        encode=encode,
+        workers=tools.workers,
+        open_view=_view_opener(settings, tools.clock),
+    )
+
+
+def _view_opener(settings: Settings, clock: Clock) -> Callable[[StreamSpec], LiveView] | None:
+    """What pushes a stream to the publishing address, or None where there is none."""
+    template = settings.streams.publish_url.get_secret_value()
+    if not template:
+        return None
+
+    def open_view(spec: StreamSpec) -> LiveView:
+        url = template.replace("{id}", quote(spec.id, safe=""))
+        options = PublishOptions(title=spec.name or spec.id, fps=spec.rules.publish_fps, ffmpeg=settings.streams.ffmpeg)
+        return FfmpegView(url, clock, draw_scene, options)
+
+    return open_view
+
+
+def _capture_options(settings: Settings) -> CaptureOptions:
+    return CaptureOptions(
+        media_folders=settings.streams.media,
+        allow_devices=settings.streams.allow_devices,
+        allow_loopback=settings.host in LOOPBACK,
+        realtime=True,
+    )
+
+
+def _supervisor_options(settings: Settings) -> SupervisorOptions:
+    viewing = ViewingOptions(max_viewers=settings.streams.max_viewers)
+    return SupervisorOptions(settings.streams.max_streams, StreamOptions(viewing=viewing))
+
+
+async def _tidy(journal: Journal, strangers: StrangerBook, clock: Clock) -> None:
+    """Forget, once an hour, what is beyond its retention."""
+    while True:
+        for forget in (partial(journal.prune), partial(strangers.expire)):
+            # A full disk or a locked file is reported by whoever writes; the next hour tries again.
+            with contextlib.suppress(FaceServerError):
+                await forget()
+        await clock.sleep(_TIDY_EVERY_S)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
