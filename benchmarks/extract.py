@@ -235,8 +235,8 @@ def report(rows: Sequence[Row], peers: Sequence[Sequence[str]]) -> str:
 _METHOD = """`/extract` as an InsightFace-REST client calls it (one picture a request, base64 in JSON), 8 clients on
 the same cores as the server, against a loop over bare sessions of the same prepared networks with decoding and alignment, one thread
 a core. Medians of rounds in which both take turns. *p50*: one client, against one bare thread. *Loop lag*: the latest that the event
-loop woke a sleeper during the loaded rounds. A request costs its client about 0.35 ms, the event loop 1.2 ms and hand-over 0.5 ms of a
-core, whatever the networks: where the networks take 10 ms a picture that alone is a sixth, which is the row below 0.85. {machine}."""
+loop woke a sleeper during the loaded rounds. A request costs its client about 0.35 ms of a core and the event loop 1 ms, whatever the
+networks: where they take 10 ms a picture, that is most of what the ratio lacks to 1. {machine}."""
 
 _PEER_METHOD = """The package at its best setting (one process a core, one thread a session, decoding included, no HTTP) against our
 server with HTTP. The package enlarges every picture to 640 × 640 before detection; we do not enlarge. On pictures that are 640 × 640
