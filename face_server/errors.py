@@ -116,7 +116,7 @@ class SourceFailed(Unavailable):
     """Raised when a camera or file cannot be opened or stopped giving frames.
 
     ``code`` is one of source_unreachable, source_timeout, source_lost, source_garbled,
-    source_credentials, source_codec, source_not_found, source_forbidden. ``needs_operator`` says that
+    source_credentials, source_codec, source_not_found, source_forbidden, source_stuck. ``needs_operator`` says that
     trying again soon is pointless: somebody must change something.
     """
 

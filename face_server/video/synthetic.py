@@ -70,6 +70,7 @@ class SyntheticCamera:
         self.garbled = False
         self.opens = True
         self.closes = True
+        self._well = asyncio.Event()
         self._connections: WeakSet[SyntheticSource] = WeakSet()
 
     def connect(self) -> SyntheticSource:
@@ -86,6 +87,7 @@ class SyntheticCamera:
         self.refusal = None
         self.frozen = self.garbled = False
         self.opens = self.closes = True
+        self._well.set()
 
     def die(self) -> None:
         """End every connection and refuse new ones, as a camera without power."""
@@ -118,12 +120,20 @@ class SyntheticCamera:
         self.size = (width, height)
 
     def never_open(self) -> None:
-        """Hang in ``open`` for good, whatever its timeout says: a defect of the reader."""
+        """Hang in ``open`` until healed, whatever its timeout says or who cancels: a defect of the reader."""
+        self._well.clear()
         self.opens = False
 
     def hang_in_close(self) -> None:
-        """Hang in ``close`` for good: a defect of the reader."""
+        """Hang in ``close`` until healed, whoever cancels: a defect of the reader."""
+        self._well.clear()
         self.closes = False
+
+    async def hang(self) -> None:
+        """Wait until healed; cannot be cancelled."""
+        while not self._well.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._well.wait()
 
     def joined(self, source: SyntheticSource) -> None:
         """A source was opened."""
@@ -163,7 +173,8 @@ class SyntheticSource:
         camera, options = self._camera, self._camera.options
         camera.opened += 1
         if not camera.opens:
-            await asyncio.get_running_loop().create_future()
+            await camera.hang()
+            raise SourceFailed("the camera did not answer for long", code="source_timeout")
         if camera.frozen:
             await camera.clock.sleep(options.open_timeout_s)
             raise SourceFailed(f"the camera did not answer within {options.open_timeout_s:g} s", code="source_timeout")
@@ -199,7 +210,7 @@ class SyntheticSource:
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
         if not self._camera.closes:
-            await asyncio.get_running_loop().create_future()
+            await self._camera.hang()
 
     def fail(self, error: SourceFailed) -> None:
         """End this connection with ``error``."""
