@@ -48,6 +48,7 @@ class PyavSource:
             self._connection = PyavConnection(url, options, clock, transport)
         self._reader: Reader | None = None
         self._live = True
+        self._failure: Exception | None = None
 
     async def open(self, take: TakeFrame) -> SourceInfo:
         """Connect. Raises SourceFailed within ``open_timeout_s``, Unavailable while too many dead connections hang."""
@@ -77,12 +78,13 @@ class PyavSource:
         while not reader.released:
             await asyncio.wait((reader.outcome,), timeout=_LOOK_S)
             if reader.outcome.done():
-                if (error := reader.outcome.result()) is not None:
-                    raise error
-                return
+                self._failure = reader.outcome.result()
+                break
             if self._live and (failure := self._stuck(reader)) is not None:
+                self._failure = failure
                 reader.release()
-                raise failure
+        if self._failure is not None:
+            raise self._failure
 
     async def close(self) -> None:
         """Let go within a second; the thread is abandoned if it has not ended by then."""

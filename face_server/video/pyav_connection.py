@@ -33,6 +33,8 @@ _HLS = "hls,applehttp,aac,mp3,ac3,webvtt"
 _UNTIMED = frozenset({"mpjpeg", "mjpeg", "h264", "hevc", "m4v", "mpegvideo"})
 """Formats without time stamps: FFmpeg invents some at 25 frames a second."""
 
+_GRACE_S = 1.0
+"""How much later than the watchdog the library gives up: it ends with a half-read picture, or with an error that misleads."""
 _WAITED_S = 0.001
 _ROTATIONS = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CLOCKWISE}
 
@@ -57,7 +59,7 @@ class PyavConnection:
     def open(self) -> SourceInfo:
         """See Connection."""
         address, name, settings = self._address()
-        timeout = (self._options.open_timeout_s, self._options.read_timeout_s)
+        timeout = (self._options.open_timeout_s + _GRACE_S, self._options.read_timeout_s + _GRACE_S)
         try:
             self._container = av.open(address, format=name, options=settings, timeout=timeout)
         except (av.error.FFmpegError, OSError, ValueError, UnknownCodecError) as error:
@@ -156,7 +158,7 @@ class PyavConnection:
         resolve_and_check(self._url, self._options)
         scheme, _, rest = self._url.partition("://")
         scheme = scheme.lower()
-        microseconds = str(int(self._options.read_timeout_s * 1e6))
+        microseconds = str(int((max(self._options.open_timeout_s, self._options.read_timeout_s) + _GRACE_S) * 1e6))
         probe = {"analyzeduration": "100000"}
         if scheme.startswith("rtsp"):
             transport = "tcp" if scheme != "rtsp" else str(self._transport)

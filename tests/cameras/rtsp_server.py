@@ -29,7 +29,9 @@ CAPS = {
     "mjpeg": "image/jpeg",
 }
 ENCODERS = {
-    "h264": "x264enc tune=zerolatency speed-preset=ultrafast key-int-max={gop} bitrate={kbit} ! h264parse config-interval=-1",
+    # Slices of threads would reach some readers as pictures of their own.
+    "h264": "x264enc tune=zerolatency speed-preset=ultrafast sliced-threads=false threads=1 key-int-max={gop} bitrate={kbit}"
+    " ! h264parse config-interval=-1",
     "h265": "x265enc tune=zerolatency speed-preset=ultrafast key-int-max={gop} bitrate={kbit} ! h265parse config-interval=-1",
     "mjpeg": "jpegenc quality=80 ! jpegparse",
 }
@@ -80,6 +82,12 @@ def garbled(data: bytes) -> bytes:
     return data[:5] + random.randbytes(max(0, len(data) - 5))
 
 
+def without_keyframe(data: bytes) -> bytes:
+    """An H.264 access unit without its IDR slices; the parameter sets stay."""
+    units = [unit.rstrip(b"\0") for unit in data.split(b"\0\0\1")]
+    return b"".join(b"\0\0\0\1" + unit for unit in units if unit and unit[0] & 0x1F != 5)
+
+
 class Camera(GstRtspServer.RTSPMediaFactory):
     """Gives each viewer a pipeline of its own, fed from memory."""
 
@@ -112,10 +120,12 @@ class Camera(GstRtspServer.RTSPMediaFactory):
         for units in itertools.cycle(self.loops):
             for unit in units:
                 at = start + unit.pts
+                data = unit.data
+                if self.options.garble_after is not None and at >= self.options.garble_after * Gst.SECOND:
+                    data = garbled(data)
                 if self.options.no_keyframes and unit.keyframe:
-                    continue
-                broken = self.options.garble_after is not None and at >= self.options.garble_after * Gst.SECOND
-                buffer = Gst.Buffer.new_wrapped(garbled(unit.data) if broken else unit.data)
+                    data = without_keyframe(data)
+                buffer = Gst.Buffer.new_wrapped(data)
                 # Before the first picture is shown, H.264 with B-frames has decoding times below zero.
                 buffer.pts, buffer.dts, buffer.duration = at, max(0, start + unit.dts), unit.duration
                 if not unit.keyframe:
