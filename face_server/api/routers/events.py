@@ -36,8 +36,6 @@ _POLICY_VIOLATION, _TRY_AGAIN = 1008, 1013
 _PAGE_OR_STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {_SSE: {"schema": {"type": "string"}}}, "description": "A page, or events as they happen."}
 }
-    200: {"content": {_SSE: {"schema": {"type": "string"}}}, "description": "A page, or events as they happen."}
-}
 
 EventId = Annotated[
     str, Path(pattern=ID_PATTERN, description="Id of the event.", openapi_examples={"an id": {"value": "0197c1d0a5b47c3e"}})
