@@ -17,18 +17,18 @@ _JITTER = np.array([0.06, 0.06, 0.06, 0.06])
 _FIRST_SPEED = np.array([3.0, 2.0, 0.3, 0.3])
 _RESTLESSNESS = np.array([2.0, 1.5, 0.2, 0.2])
 
-# Growth does not go on: after this many seconds without being found half of its speed is gone.
-_HALF_LIFE_S = np.array([2.0, 2.0, 0.3, 0.3])
+# Speeds fade at these rates a second: half is gone after 2 s, of a change of size after 0.3 s.
+_FADING = math.log(2.0) / np.array([2.0, 2.0, 0.3, 0.3])
 
 
 class BoxFilter:
     """A Kalman filter over a box's centre (x, y, pixels) and the logarithms of its width and height.
 
-    Each of the four moves at nearly constant velocity (white-noise acceleration, Bar-Shalom, Li &
-    Kirubarajan 2001, §6.2.2) and independently of the others, so that four filters of two states do.
-    Velocities fade between measurements, so that a prediction over a long gap does not run away.
-    Time steps may be of any length. Noise is measured in sizes of the box, so it needs no
-    knowledge of the camera.
+    Each of the four moves at nearly constant velocity, independently of the others, so that four
+    filters of two states do. Velocities fade without measurements (an integrated Ornstein-Uhlenbeck
+    process, Uhlenbeck & Ornstein 1930; its covariance is exact for time steps of any length), so that
+    a prediction over a long gap does not run away. Noise is measured in sizes of the box, so it
+    needs no knowledge of the camera.
     """
 
     def __init__(self, box: Box) -> None:
@@ -42,15 +42,16 @@ class BoxFilter:
 
     def predict(self, step_s: float) -> None:
         """Move on by ``step_s`` >= 0 seconds."""
-        decay = np.exp2(-step_s / _HALF_LIFE_S)
+        decay = np.exp(-_FADING * step_s)
         # The integral of the fading speed over the step.
-        reach = (1.0 - decay) * _HALF_LIFE_S / math.log(2.0)
+        reach = (1.0 - decay) / _FADING
         noise = np.square(_RESTLESSNESS * self._unit())
         self._place += reach * self._speed
         self._speed *= decay
-        self._a += 2.0 * reach * self._b + np.square(reach) * self._c + noise * step_s**3 / 3.0
-        self._b = decay * (self._b + reach * self._c) + noise * step_s**2 / 2.0
-        self._c = np.square(decay) * self._c + noise * step_s
+        drift = (2.0 * _FADING * step_s - 3.0 + 4.0 * decay - np.square(decay)) / (2.0 * _FADING**3)
+        self._a += 2.0 * reach * self._b + np.square(reach) * self._c + noise * drift
+        self._b = decay * (self._b + reach * self._c) + noise * np.square(reach) / 2.0
+        self._c = np.square(decay) * self._c + noise * (1.0 - np.square(decay)) / (2.0 * _FADING)
 
     def shift(self, right_px: float, down_px: float) -> None:
         """The whole picture moved; the face did not."""
