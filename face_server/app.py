@@ -14,7 +14,8 @@ from fastapi import FastAPI
 
 from face_server import __version__
 from face_server.api.application import ApiOptions, create_api
-from face_server.api.services import Defaults, ModelInfo, Services
+from face_server.api.services import Defaults, ModelInfo, Networks, Served, Services
+from face_server.app_streams import LOOPBACK, StreamTools, open_streams
 from face_server.backends.batching import BatchingBackend, BatchObservation
 from face_server.backends.gathering import BatchPolicy
 from face_server.backends.onnx import OnnxBackend, OnnxOptions
@@ -47,8 +48,6 @@ from face_server.workers import Workers
 GPU_BATCH = 32
 """Rows gathered for one call on a GPU unless the operator says otherwise; 1 on CPUs, where it does not help."""
 
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-
 
 @dataclass(frozen=True, slots=True)
 class _Model:
@@ -68,14 +67,28 @@ def create_app(settings: Settings) -> FastAPI:
     metrics = Metrics()
 
     @asynccontextmanager
-    async def services() -> AsyncIterator[Services]:
-        async with open_services(settings, metrics) as opened:
+    async def served() -> AsyncIterator[Served]:
+        async with open_services(settings, metrics) as services, open_streams(settings, _stream_tools(services, metrics)) as cameras:
             # What was made so far stays until the end; collecting it again and again would stop the loop for 0.1 s each time.
             gc.collect()
             gc.freeze()
-            yield opened
+            yield Served(services, cameras)
 
-    return create_api(services, _api_options(settings), metrics)
+    return create_api(served, _api_options(settings), metrics)
+
+
+def _stream_tools(services: Services, metrics: Metrics) -> StreamTools:
+    return StreamTools(
+        detector=services.networks.detector,
+        embedder=services.networks.embedder,
+        recognition=services.recognition,
+        gallery=services.gallery,
+        codec=services.codec,
+        workers=services.workers,
+        clock=services.clock,
+        metrics=metrics,
+        min_score=services.defaults.min_score,
+    )
 
 
 @asynccontextmanager
@@ -124,6 +137,7 @@ async def open_services(settings: Settings, metrics: Metrics | None = None) -> A
             codec=codec,
             painter=JpegPainter(workers),
             backend=backend,
+            networks=Networks(detector, embedder),
             workers=workers,
             clock=clock,
             keys=keys,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from urllib.parse import quote
 
+from face_server.api.services import Cameras
 from face_server.domain.events import Event
 from face_server.domain.image import Pixels
 from face_server.domain.ports import Clock, Detector, Embedder, Gallery, ImageCodec
@@ -29,7 +30,7 @@ from face_server.sinks.opening import SinkOpener, check_sink
 from face_server.streams.delivery import EventBus
 from face_server.streams.lanes import DeliveryOptions
 from face_server.streams.parts import StreamParts
-from face_server.streams.registry import Streams
+from face_server.streams.registry import StreamChecks, Streams
 from face_server.streams.stream import StreamOptions
 from face_server.streams.supervisor import Supervisor, SupervisorOptions
 from face_server.streams.viewing import ViewingOptions
@@ -60,19 +61,8 @@ class StreamTools:
     min_score: float
 
 
-@dataclass(frozen=True, slots=True)
-class StreamServices:
-    """What the API works with."""
-
-    streams: Streams
-    journal: Journal
-    strangers: StrangerBook
-    events: EventBus
-    live: LiveEvents
-
-
 @asynccontextmanager
-async def open_streams(settings: Settings, tools: StreamTools) -> AsyncIterator[StreamServices]:
+async def open_streams(settings: Settings, tools: StreamTools) -> AsyncIterator[Cameras]:
     """Every stream that should run, running, until the block ends.
 
     Raises ConfigurationError when the journal or its key cannot be used.
@@ -96,20 +86,11 @@ async def open_streams(settings: Settings, tools: StreamTools) -> AsyncIterator[
         stack.push_async_callback(bus.close)
         runner = Supervisor(_parts(settings, tools, strangers, bus), tools.clock, _supervisor_options(settings))
         stack.push_async_callback(runner.close)
-        capture = _capture_options(settings)
-        streams = Streams(
-            journal,
-            runner,
-            bus,
-            check_url=lambda url: check_source_url(url, capture),
-            check_sink=check_sink,
-            redact=redact_url,
-            probe=lambda spec: probe(spec.url, capture, tools.clock, transport=spec.transport, mode=spec.rules.mode),
-        )
+        streams = Streams(journal, runner, bus, tools.clock, _checks(settings, tools.clock), max_streams=chosen.max_streams)
         stack.push_async_callback(_cancel, asyncio.create_task(bus.run(), name="deliveries"))
         stack.push_async_callback(_cancel, asyncio.create_task(_tidy(journal, strangers, tools.clock), name="retention"))
-        await streams.resume_all()
-        yield StreamServices(streams, journal, strangers, bus, live)
+        await streams.resume()
+        yield Cameras(streams, journal, strangers, bus, live, tools.clock)
 
 
 async def _open_journal(settings: Settings, tools: StreamTools) -> SqliteJournal:
@@ -162,6 +143,16 @@ def _parts(settings: Settings, tools: StreamTools, strangers: StrangerBook, bus:
         encode=encode,
         workers=tools.workers,
         open_view=_view_opener(settings, tools.clock),
+    )
+
+
+def _checks(settings: Settings, clock: Clock) -> StreamChecks:
+    capture = _capture_options(settings)
+    return StreamChecks(
+        check_url=lambda url: check_source_url(url, capture),
+        check_sink=check_sink,
+        redact=redact_url,
+        probe=lambda spec: probe(spec.url, capture, clock, transport=spec.transport, mode=spec.rules.mode),
     )
 
 

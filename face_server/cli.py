@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from face_server import __version__
-from face_server.commands import checkup, configuration, enrollment, keys, models, recognition, serving, transfer
+from face_server.commands import checkup, configuration, demo, enrollment, keys, models, recognition, serving, transfer
 from face_server.commands.terminal import UNUSABLE, complain, out
 from face_server.errors import FaceServerError
 
@@ -31,6 +31,7 @@ cli.add_typer(models.models, name="models")
 cli.command("extract", short_help="Find the faces of pictures.")(recognition.extract)
 cli.command("enroll", short_help="Enrol a folder of people.")(enrollment.enroll)
 cli.command("identify")(recognition.identify)
+cli.command("demo", short_help="Make a camera of a video file.")(demo.demo)
 cli.command("openapi", short_help="Print the OpenAPI document.")(serving.openapi)
 cli.add_typer(keys.keys, name="keys")
 cli.command("export", short_help="Write a collection to one file.")(transfer.export_file)

@@ -21,14 +21,28 @@ from starlette.routing import Route
 from face_server import __version__, web
 from face_server.api import openapi, problems
 from face_server.api.compat import face_server as image_recog
-from face_server.api.compat import insightface_rest
+from face_server.api.compat import face_server_streams, insightface_rest
 from face_server.api.middleware.admission import Admission, House, Turn
 from face_server.api.middleware.bodies import Bodies, BodyLimits, Cancellation
 from face_server.api.middleware.observation import Observation
 from face_server.api.middleware.origins import Origins
-from face_server.api.routers import analysis, collections, console, documentation, identities, recognition, system, templates, transfer
+from face_server.api.routers import (
+    analysis,
+    collections,
+    console,
+    documentation,
+    events,
+    identities,
+    recognition,
+    sinks,
+    strangers,
+    streams,
+    system,
+    templates,
+    transfer,
+)
 from face_server.api.security import authorize, secret_in
-from face_server.api.services import Services
+from face_server.api.services import Served, Services
 from face_server.api.static_files import FreshFiles
 from face_server.domain.access import Role
 from face_server.telemetry import Metrics
@@ -40,11 +54,16 @@ _ROUTERS: tuple[APIRouter, ...] = (
     identities.router,
     templates.router,
     transfer.router,
+    streams.router,
+    events.router,
+    strangers.router,
+    sinks.router,
     system.router,
     console.router,
     documentation.router,
     insightface_rest.router,
     image_recog.router,
+    face_server_streams.router,
 )
 
 _STATIC = Path(web.__file__).parent / "static"
@@ -69,7 +88,7 @@ class ApiOptions:
 
 
 def create_api(
-    open_services: Callable[[], AbstractAsyncContextManager[Services]], options: ApiOptions | None = None, metrics: Metrics | None = None
+    open_served: Callable[[], AbstractAsyncContextManager[Served]], options: ApiOptions | None = None, metrics: Metrics | None = None
 ) -> FastAPI:
     """The ASGI application. Its lifespan opens the services and closes them again."""
     options = options or ApiOptions()
@@ -78,8 +97,8 @@ def create_api(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.openapi = orjson.dumps(app.openapi())
-        async with open_services() as services:
-            app.state.services = services
+        async with open_served() as served:
+            app.state.services, app.state.cameras = served.services, served.cameras
             yield
 
     app = FastAPI(

@@ -34,6 +34,9 @@ TAGS = [
     {"name": "collections", "description": "Templates that are searched together."},
     {"name": "identities", "description": "Who can be recognised."},
     {"name": "templates", "description": "The embeddings that people are recognised by."},
+    {"name": "streams", "description": "Cameras and files that are watched for as long as they are registered."},
+    {"name": "events", "description": "What happened on the streams."},
+    {"name": "strangers", "description": "Unknown people who are remembered."},
     {"name": "system", "description": "Health, metrics and information."},
 ]
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from face_server.domain.access import KeyRing
-from face_server.domain.ports import Analyzer, Backend, Clock, Gallery, ImageCodec, Painter
+from face_server.domain.ports import Analyzer, Backend, Clock, Detector, Embedder, Gallery, ImageCodec, Painter
 from face_server.domain.stream_ports import Journal
 from face_server.pipeline.enrollment import Enrollment
 from face_server.pipeline.intake import Intake
@@ -14,10 +13,8 @@ from face_server.pipeline.recognition import Recognition
 from face_server.pipeline.strangers import StrangerBook
 from face_server.sinks.live import LiveEvents
 from face_server.streams.delivery import EventBus
+from face_server.streams.registry import Streams
 from face_server.workers import Workers
-
-if TYPE_CHECKING:
-    from face_server.streams.registry import Streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +42,14 @@ class Defaults:
 
 
 @dataclass(frozen=True, slots=True)
+class Networks:
+    """The networks in use, one by one; ``Services.analyzer`` is both of them."""
+
+    detector: Detector
+    embedder: Embedder
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
     """Every collaborator of the HTTP layer.
 
@@ -61,6 +66,7 @@ class Services:
     codec: ImageCodec
     painter: Painter
     backend: Backend
+    networks: Networks
     clock: Clock
     workers: Workers
     keys: KeyRing | None

@@ -70,7 +70,7 @@ class LiveView(Protocol):
 
     @property
     def state(self) -> str:
-        """ "publishing", or a short reason why not; without addresses."""
+        """The word `publishing`, or a short reason why not; without addresses."""
         ...
 
     async def close(self) -> None:

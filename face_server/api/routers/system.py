@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from face_server.api.deps import MetricsDep, ServicesDep
+from face_server.api.deps import CamerasDep, MetricsDep, ServicesDep
 from face_server.api.problems import responses
 from face_server.api.rendering import json_reply
 from face_server.api.schemas.system import Alive, Check, DefaultsBody, Info, Limits, ModelBody, Readiness
 from face_server.api.security import READ
-from face_server.api.services import ModelInfo, Services
+from face_server.api.services import Cameras, ModelInfo, Services
+from face_server.domain.streams import StreamState
 from face_server.errors import FaceServerError
+from face_server.telemetry import Metrics
 
 router = APIRouter(tags=["system"])
 
@@ -32,12 +35,13 @@ async def healthz() -> Response:
     response_model=Readiness,
     responses={503: {"model": Readiness, "description": "Something is not ready; the checks say what."}},
 )
-async def readyz(services: ServicesDep) -> Response:
-    """Check that both networks would run and that the gallery answers. Needs no key."""
+async def readyz(services: ServicesDep, cameras: CamerasDep) -> Response:
+    """Check that both networks would run and that gallery and journal answer. Needs no key."""
     checks = [
         await _network_ready("detector", services.detector.name, services),
         await _network_ready("embedder", services.embedder.name, services),
-        await _gallery_ready(services),
+        await _store_ready("gallery", services.gallery.collections()),
+        await _store_ready("journal", cameras.journal.lanes()),
     ]
     ready = all(check.ready for check in checks)
     return json_reply(Readiness(ready=ready, checks=checks).model_dump(), 200 if ready else 503)
@@ -51,8 +55,9 @@ async def readyz(services: ServicesDep) -> Response:
     response_class=Response,
     responses=responses() | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format."}},
 )
-async def prometheus(services: ServicesDep, metrics: MetricsDep) -> Response:
-    """Requests, inferences, batches, queues and gallery sizes. Needs the role read where keys are on."""
+async def prometheus(services: ServicesDep, cameras: CamerasDep, metrics: MetricsDep) -> Response:
+    """Requests, inferences, batches, queues, streams, deliveries and gallery sizes. Needs the role read where keys are on."""
+    _report_streams(cameras, metrics)
     collections = await services.gallery.collections()
     metrics.gallery(
         collections=len(collections),
@@ -87,6 +92,13 @@ async def info(services: ServicesDep) -> Response:
     return json_reply(body.model_dump())
 
 
+def _report_streams(cameras: Cameras, metrics: Metrics) -> None:
+    statuses = [cameras.streams.status(spec.id) for spec in cameras.streams.specs()]
+    states = {state.value: sum(status.state is state for status in statuses) for state in StreamState}
+    outcomes = ("decoded", "analysed", "dropped", "stale")
+    metrics.streams(states, {outcome: sum(getattr(status, outcome) for status in statuses) for outcome in outcomes})
+
+
 def _model(model: ModelInfo) -> ModelBody:
     members: dict[str, Any] = asdict(model)
     return ModelBody(**members)
@@ -97,9 +109,9 @@ async def _network_ready(name: str, network: str, services: Services) -> Check:
     return Check(name=name, ready=ready, reason="" if ready else f"the backend cannot run {network!r} now")
 
 
-async def _gallery_ready(services: Services) -> Check:
+async def _store_ready(name: str, question: Awaitable[object]) -> Check:
     try:
-        await services.gallery.collections()
+        await question
     except FaceServerError as error:
-        return Check(name="gallery", ready=False, reason=error.message)
-    return Check(name="gallery", ready=True, reason="")
+        return Check(name=name, ready=False, reason=error.message)
+    return Check(name=name, ready=True, reason="")
