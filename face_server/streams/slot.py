@@ -118,11 +118,12 @@ class FrameSlot:
         self._filled.set()
 
     def close(self) -> None:
-        """Take nothing any more, and let go of a source that is held back. Idempotent."""
+        """Take nothing any more, let go of a source that is held back, and of who waits. Idempotent."""
         with self._lock:
-            self._closed = True
+            self._closed = self._over = True
             self._frames.clear()
             self._lock.notify_all()
+        self._filled.set()
 
     def silence_s(self) -> float:
         """For how long the source has brought nothing; 0 while it is being held back."""
