@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from face_server.clock import SystemClock
 from face_server.domain.events import Who
 from face_server.domain.face import Box
 from face_server.domain.image import Pixels
+from face_server.domain.tracks import SeenTrack
 from face_server.errors import InvalidInput
 from face_server.video.ffmpeg import find_ffmpeg
 from face_server.video.publish import FfmpegView, PublishOptions, check_publish_url
@@ -262,6 +263,27 @@ async def test_server_freezes(server: RtmpServer) -> None:
         server.start()
         await until(lambda: view.state == "publishing", 10)
         await view.close()
+
+
+async def test_drawing_that_fails_is_survived(server: RtmpServer, caplog: pytest.LogCaptureFixture) -> None:
+    """An error of whoever draws is logged and told, and publishing begins again when it is over."""
+    broken = threading.Event()
+    broken.set()
+
+    def draw(pixels: Pixels, tracks: Sequence[SeenTrack], footer: str) -> Pixels:
+        if broken.is_set():
+            raise RuntimeError("the pen is dry")
+        return draw_scene(pixels, tracks, footer)
+
+    view = FfmpegView(server.url, SystemClock(), draw, QUICK)
+    with Camera(view, grey):
+        await until(lambda: view.state == "waiting: an internal error", 10)
+        broken.clear()
+        await until(lambda: view.state == "publishing", 10)
+        await view.close()
+    assert view.state == "stopped"
+    assert "the pen is dry" in caplog.text
+    assert children() == set()
 
 
 @pytest.mark.parametrize("situation", ["connecting", "refused", "publishing", "frozen", "card", "at once"])
