@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 DATA ?= data
 HOST ?= 127.0.0.1
 PORT ?= 18081
+MINUTES ?= 60
 
 INSTALLED := $(VENV)/.installed
 PULLED := $(DATA)/models/.pulled
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test test-all bench docs
+.PHONY: help setup run check test test-all bench soak docs
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -38,6 +39,9 @@ test-all: setup ## All tests, slow ones too
 
 bench: setup ## Measure speed and accuracy, and print the tables of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
+
+soak: setup ## Run eight cameras for an hour (MINUTES changes that): memory, threads and descriptors must stay flat
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 docs: $(INSTALLED) ## Build the documentation into site/
 	$(BIN)/python docs/generate.py
