@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -231,7 +232,7 @@ class Belief:
 
     def _fresh(self, key: str) -> float:
         now = self.samples[-1].at
-        return sum(one.weight * 0.5 ** ((now - one.at) / self._options.half_life_s) for one in self._votes(key))
+        return sum(one.weight * math.exp2((one.at - now) / self._options.half_life_s) for one in self._votes(key))
 
     def _independent(self, votes: Sequence[Sample]) -> bool:
         return bool(votes) and votes[-1].at - votes[0].at >= self._options.spacing_s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -19,9 +19,6 @@ from face_server.domain.streams import StreamRules
 from face_server.domain.tracking import Tracker
 from face_server.domain.tracks import Track
 from face_server.workers import Workers
-
-FindDetail = Callable[[Frame], Frame | None]
-"""The frame of a larger picture of the same camera nearest in time to the one given; None while there is none. Returns at once."""
 
 TRACKING_SIZE_PX = 640
 """Long side of the picture in which faces are followed, whatever the detector sees: its size may change, tracks go on."""
@@ -67,14 +64,12 @@ class Follower:
         tracker: Tracker,
         options: BeliefOptions,
         min_score: float,
-        detail: FindDetail | None,
     ) -> None:
         self._detector = detector
         self._workers = workers
         self._tracker = tracker
         self._options = options
         self._min_score = min_score
-        self._detail = detail
         self._beliefs: dict[int, Belief] = {}
         self.started = 0
 
@@ -82,20 +77,20 @@ class Follower:
         """What is believed of a live track."""
         return self._beliefs[track.id]
 
-    async def follow(self, frame: Frame, rules: StreamRules) -> Following:
-        """Take in a frame: one pass through a worker where the detector runs here and there is one source."""
+    async def follow(self, frame: Frame, rules: StreamRules, *, detail: bool = False) -> Following:
+        """Take in a frame: one pass through a worker where the detector runs here and there is one source.
+
+        ``detail`` says that ``frame.image()`` comes from a larger picture of the camera, of nearly the same moment.
+        """
         here = self._detector.runner()
-        if here is not None and self._detail is None:
+        if here is not None and not detail:
             return await self._workers.run(self._follow_here, frame, rules, here)
         image = await self._workers.run(frame.scaled, rules.detection_size_px)
         (found,) = await self._detector.detect([image], min_score=self._score(rules), max_size_px=rules.detection_size_px)
         tracks, faces, wanted = await self._workers.run(self._track, frame, image, found, rules)
-        large = self._detail(frame) if self._detail and wanted else None
-        if large is None:
-            chosen = await self._workers.run(self._cut, frame, wanted, rules)
-        else:
-            chosen = await self._cut_large(frame, large, wanted, rules)
-        return Following(tracks, faces, chosen)
+        if wanted and detail:
+            return Following(tracks, faces, await self._cut_detail(frame, image, wanted, rules))
+        return Following(tracks, faces, await self._workers.run(self._cut, frame, wanted, rules) if wanted else ())
 
     def _score(self, rules: StreamRules) -> float:
         return self._min_score if rules.min_score is None else rules.min_score
@@ -136,18 +131,20 @@ class Follower:
         pixels = frame.image().pixels
         return self._choose(frame, wanted, [(pixels, one.track.detection) for one in wanted], rules)
 
-    async def _cut_large(self, frame: Frame, large: Frame, wanted: Sequence[_Wanted], rules: StreamRules) -> tuple[Chosen, ...]:
-        """Shots from the larger picture: it is of another moment, so the faces are looked for again in close-ups."""
-        scale = (large.width / frame.width, large.height / frame.height)
-        places = [one.track.detection.scaled(*scale) for one in wanted]
-        cuts = await self._workers.run(lambda: [_close_up(large.image().pixels, place.box) for place in places])
+    async def _cut_detail(self, frame: Frame, image: Image, wanted: Sequence[_Wanted], rules: StreamRules) -> tuple[Chosen, ...]:
+        """Shots from a larger picture of another moment: the faces are looked for again, in close-ups.
+
+        One that is not found there is cut from ``image``, in which it was detected.
+        """
+        places = [one.track.detection for one in wanted]
+        cuts = await self._workers.run(lambda: [_close_up(frame.image().pixels, place.box) for place in places])
         images = [cut for cut, _, _ in cuts]
         found = await self._detector.detect(images, min_score=self._score(rules), max_size_px=_CLOSE_UP_SIZE_PX)
         again = [_nearest(faces, place, left, top) for faces, place, (_, left, top) in zip(found, places, cuts, strict=True)]
 
         def choose() -> tuple[Chosen, ...]:
-            small, big = frame.image().pixels, large.image().pixels
-            sources = [(big, face) if face else (small, one.track.detection) for face, one in zip(again, wanted, strict=True)]
+            large, x, y = frame.image().pixels, image.width / frame.width, image.height / frame.height
+            sources = [(large, face) if face else (image.pixels, place.scaled(x, y)) for face, place in zip(again, places, strict=True)]
             return self._choose(frame, wanted, sources, rules)
 
         return await self._workers.run(choose)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from face_server.domain.appearance import Belief, Verdict
+from face_server.domain.appearance import Belief, Sample, Verdict
 from face_server.domain.events import Who
 from face_server.domain.face import Face
 from face_server.domain.visits import VisitBook
 from face_server.errors import NotFound
-
-if TYPE_CHECKING:
-    from face_server.pipeline.strangers import StrangerBook
+from face_server.pipeline.strangers import StrangerBook
 
 
 class StrangerMatcher:
@@ -26,10 +23,14 @@ class StrangerMatcher:
         for belief in found:
             if belief.stranger and belief.verdict is Verdict.PERSON:
                 await self._become(belief, belief.stranger, visits)
-            elif belief.verdict is Verdict.UNKNOWN and not belief.stranger and belief.tried < belief.embedded:
+            elif belief.verdict is Verdict.UNKNOWN and belief.tried < belief.embedded:
                 belief.tried = belief.embedded
-                others = {one.stranger.stranger_id for one in found if one.stranger}
-                belief.stranger = await self._recognise(belief, others) or await self._remember(belief, others)
+                others = {one.stranger.stranger_id for one in found if one.stranger and one is not belief}
+                known, shown = await self._recognise(belief, others)
+                belief.stranger = belief.stranger or known
+                # A stranger is remembered by every shot that adds to what is known, but only if it is theirs beyond doubt.
+                if belief.stranger is None or (shown and shown.key == belief.stranger.key):
+                    belief.stranger = await self._remember(belief, others) or belief.stranger
 
     async def review(self, beliefs: Sequence[Belief], visits: VisitBook) -> None:
         """Look up the strangers in view: they may have got a name, been merged into others, or dismissed."""
@@ -41,7 +42,7 @@ class StrangerMatcher:
                 await self._become(belief, stranger, visits)
             elif not await self._exists(stranger):
                 others = {one.stranger.stranger_id for one in beliefs if one.stranger and one is not belief}
-                belief.stranger = await self._recognise(belief, others)
+                belief.stranger, _ = await self._recognise(belief, others)
                 # Dismissed: not remembered again as long as this track lasts, unless a new sample speaks for it.
                 belief.tried = belief.embedded
                 if belief.stranger:
@@ -71,11 +72,21 @@ class StrangerMatcher:
             return False
         return True
 
-    async def _recognise(self, belief: Belief, others: set[str]) -> Who | None:
+    async def _recognise(self, belief: Belief, others: set[str]) -> tuple[Who | None, Who | None]:
+        """The stranger whom any of the samples shows, and the one whom the best sample shows."""
         found = await self._book.recognise([one.embedding for one in belief.samples], exclude=others)
-        return max((who for who in found if who), key=lambda who: who.similarity, default=None)
+        known = max((who for who in found if who), key=lambda who: who.similarity, default=None)
+        return known, found[belief.samples.index(_best(belief))]
 
     async def _remember(self, belief: Belief, others: set[str]) -> Who | None:
-        best = max(belief.samples, key=lambda one: one.weight)
-        face = Face(best.shot.detection, best.quality, best.embedding, best.shot.crop)
-        return await self._book.remember(face, exclude=others)
+        """The stranger under whom the best sample is remembered that is good enough; None if none is."""
+        for sample in sorted(belief.samples, key=lambda one: -one.weight):
+            face = Face(sample.shot.detection, sample.quality, sample.embedding, sample.shot.crop)
+            remembered = await self._book.remember(face, exclude=others)
+            if remembered is not None:
+                return remembered
+        return None
+
+
+def _best(belief: Belief) -> Sample:
+    return max(belief.samples, key=lambda one: one.weight)

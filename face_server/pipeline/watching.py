@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,17 +17,15 @@ from face_server.domain.streams import StreamRules, StreamSpec
 from face_server.domain.tracking import Tracker, TrackerOptions
 from face_server.domain.tracks import Look, SeenTrack, Track
 from face_server.domain.visits import VisitBook
-from face_server.errors import Overloaded, Unavailable
+from face_server.errors import ModelMismatch, Overloaded, Unavailable
 from face_server.pipeline.announcing import Announcer, Portrait
 from face_server.pipeline.claims import Claims
-from face_server.pipeline.following import Chosen, FindDetail, Follower
+from face_server.pipeline.following import Chosen, Follower
 from face_server.pipeline.matching import Matcher
 from face_server.pipeline.recognition import Recognition
 from face_server.pipeline.stranger_matching import StrangerMatcher
+from face_server.pipeline.strangers import StrangerBook
 from face_server.workers import Workers
-
-if TYPE_CHECKING:
-    from face_server.pipeline.strangers import StrangerBook
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +35,7 @@ class WatchTools:
     """What watching works with.
 
     ``strangers`` is None where nobody unknown is remembered. ``min_score`` is that of the detector
-    unless a rule says otherwise. ``detail`` finds the frame of the larger picture of the camera.
-    Collections are searched again for everybody in view every ``review_s``, without new embeddings:
+    unless a rule says otherwise. Collections are searched again for everybody in view every ``review_s``, without new embeddings:
     so long do somebody enrolled or erased meanwhile keep their old label at most.
     """
 
@@ -53,7 +49,6 @@ class WatchTools:
     draw: DrawScene
     strangers: StrangerBook | None = None
     min_score: float = 0.6
-    detail: FindDetail | None = None
     review_s: float = 2.0
     beliefs: BeliefOptions = field(default_factory=BeliefOptions)
     tracking: TrackerOptions = field(default_factory=TrackerOptions)
@@ -76,7 +71,7 @@ class CameraWatcher:
         rules = spec.rules
         self._spec = spec
         self._tools = tools
-        self._follower = Follower(tools.detector, tools.workers, Tracker(tools.tracking), tools.beliefs, tools.min_score, tools.detail)
+        self._follower = Follower(tools.detector, tools.workers, Tracker(tools.tracking), tools.beliefs, tools.min_score)
         self._matcher = Matcher(tools.recognition, tools.gallery)
         self._strangers = StrangerMatcher(tools.strangers) if tools.strangers else None
         self._visits = VisitBook(rules.realert_s, rules.absence_s, rules.realert_on_return)
@@ -113,7 +108,7 @@ class CameraWatcher:
         spec, changed = self._take_change()
         if spec.rules.schedule is not None and not spec.rules.schedule.covers(frame.taken_at):
             return await self._departures(spec, frame.taken_at)
-        following = await self._follower.follow(frame, spec.rules)
+        following = await self._follower.follow(frame, spec.rules, detail=bool(spec.detail_url))
         self._frames += 1
         self._faces += following.faces
         in_view = [(track, self._follower.belief(track)) for track in following.tracks]
@@ -122,7 +117,7 @@ class CameraWatcher:
             await self._review(spec, [belief for _, belief in in_view], frame.captured_at, everything=changed)
             await self._know_strangers(spec.rules, in_view)
             self._say_away("")
-        except (Overloaded, Unavailable) as error:
+        except (ModelMismatch, Overloaded, Unavailable) as error:
             self._say_away(error.message)
         seen = self._claims.settle(in_view)
         return await self._report(spec, frame, seen)
