@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -19,6 +19,10 @@ _MAX_LENGTH = 2048
 _NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _MAX_NAME_LENGTH = 253
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
+
+
+LookUp = Callable[[str], Collection[str]]
+"""From a host name to its addresses, best first; blocks; raises OSError where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class Address:
 
 def parse_host_port(text: str) -> Address:
     """``host:port`` of a gRPC server. Raises InvalidInput (field ``address``)."""
-    if "://" in text or "/" in text or "@" in text:
+    if set(text) & set("/@?#"):
         raise _bad("the address of a grpc sink is host:port, such as 192.168.1.5:50051, without a scheme or a path")
     split = _split(f"grpc://{text}")
     if split.port is None:
@@ -107,7 +111,8 @@ def _bad(message: str) -> InvalidInput:
 class Resolver:
     """Looks up names of receivers, in threads of its own: a slow name server holds up nothing else."""
 
-    def __init__(self) -> None:
+    def __init__(self, look_up: LookUp | None = None) -> None:
+        self._look_up = look_up or _look_up
         self._threads = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="sink-resolver")
 
     async def peers(self, address: Address) -> list[str]:
@@ -120,7 +125,7 @@ class Resolver:
             return [address.host]
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._threads, _look_up, address.host)
+            found = await loop.run_in_executor(self._threads, self._look_up, address.host)
         except (OSError, UnicodeError) as error:
             raise Unavailable("the host name of the receiver cannot be resolved", retry_after_s=0.0) from error
         if not all(map(is_peer, found)):
