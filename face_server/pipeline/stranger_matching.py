@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from face_server.domain.appearance import Belief, Sample, Verdict
 from face_server.domain.events import Who
 from face_server.domain.face import Face
 from face_server.domain.visits import VisitBook
-from face_server.errors import NotFound
+from face_server.errors import NotFound, Overloaded, Unavailable
 from face_server.pipeline.strangers import StrangerBook
 
 
@@ -49,11 +50,9 @@ class StrangerMatcher:
                     visits.follow(stranger.key, belief.stranger)
 
     async def seen(self, who: Who, at: float) -> None:
-        """Note when a stranger was last seen (Unix seconds); one that is gone meanwhile is none any more."""
-        try:
+        """Note when a stranger was last seen (Unix seconds); not where they are gone or the gallery is away: no event waits for it."""
+        with contextlib.suppress(NotFound, Overloaded, Unavailable):
             await self._book.seen(who.stranger_id, at)
-        except NotFound:
-            return
 
     async def _become(self, belief: Belief, stranger: Who, visits: VisitBook) -> None:
         """A track that was a stranger's turned out to be a person's.

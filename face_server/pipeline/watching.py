@@ -78,7 +78,8 @@ class CameraWatcher:
         self._announcer = Announcer(tools.codec, tools.draw, tools.workers, tools.clock)
         self._claims = Claims()
         self._portraits: dict[str, Portrait] = {}
-        self._changed = False
+        self._applied = spec
+        self._reviewed = spec
         self._reviewed_at = -np.inf
         self._looked = (tools.clock.monotonic(), tools.clock.now())
         self._frames = self._faces = self._embeddings = 0
@@ -97,7 +98,6 @@ class CameraWatcher:
     def change(self, spec: StreamSpec) -> None:
         """Watch under other rules and collections from the next frame on; tracks and visits go on."""
         self._spec = spec
-        self._changed = True
 
     async def look(self, frame: Frame) -> Look:
         """Analyse one frame. Frames come in order of ``captured_at``, one at a time.
@@ -105,7 +105,7 @@ class CameraWatcher:
         While the gallery or the embedder is away or overloaded, tracks go on and nobody new is named.
         """
         self._looked = (self._tools.clock.monotonic(), frame.taken_at)
-        spec, changed = self._take_change()
+        spec = self._current_spec()
         if spec.rules.schedule is not None and not spec.rules.schedule.covers(frame.taken_at):
             return await self._departures(spec, frame.taken_at)
         following = await self._follower.follow(frame, spec.rules, detail=bool(spec.detail_url))
@@ -114,7 +114,7 @@ class CameraWatcher:
         in_view = [(track, self._follower.belief(track)) for track in following.tracks]
         try:
             await self._learn(spec, following.chosen)
-            await self._review(spec, [belief for _, belief in in_view], frame.captured_at, everything=changed)
+            await self._review(spec, [belief for _, belief in in_view], frame.captured_at)
             await self._know_strangers(spec.rules, in_view)
             self._say_away("")
         except (ModelMismatch, Overloaded, Unavailable) as error:
@@ -125,17 +125,16 @@ class CameraWatcher:
     async def pass_time(self) -> Look:
         """Who left, by the time that passed since the last frame was taken."""
         looked_at, taken_at = self._looked
-        spec, changed = self._take_change()
-        self._changed = changed
-        return await self._departures(spec, taken_at + self._tools.clock.monotonic() - looked_at)
+        return await self._departures(self._current_spec(), taken_at + self._tools.clock.monotonic() - looked_at)
 
-    def _take_change(self) -> tuple[StreamSpec, bool]:
-        changed, self._changed = self._changed, False
-        rules = self._spec.rules
-        if changed:
-            self._visits.change(rules.realert_s, rules.absence_s, rules.realert_on_return)
+    def _current_spec(self) -> StreamSpec:
+        """What to watch by now. One frame is looked at under one spec, though it may change meanwhile."""
+        spec = self._spec
+        if spec is not self._applied:
+            self._visits.change(spec.rules.realert_s, spec.rules.absence_s, spec.rules.realert_on_return)
             self._matcher.forget_problems()
-        return self._spec, changed
+            self._applied = spec
+        return spec
 
     async def _learn(self, spec: StreamSpec, chosen: Sequence[Chosen]) -> None:
         """Embed the chosen shots in one call, and ask whose they are."""
@@ -147,8 +146,9 @@ class CameraWatcher:
         for one, embedding, answer in zip(chosen, embeddings, answers, strict=True):
             one.belief.learn(one.shot, embedding, answer, spec.rules.embed_budget)
 
-    async def _review(self, spec: StreamSpec, beliefs: Sequence[Belief], at: float, *, everything: bool) -> None:
+    async def _review(self, spec: StreamSpec, beliefs: Sequence[Belief], at: float) -> None:
         """Ask again with embeddings that are there: people are enrolled, renamed and erased while they are in view."""
+        everything = spec is not self._reviewed
         if not everything and at - self._reviewed_at < self._tools.review_s:
             return
         probed = [(belief, probe) for belief in beliefs if (probe := belief.probe())]
@@ -160,7 +160,7 @@ class CameraWatcher:
         if self._strangers:
             await self._strangers.review(beliefs, self._visits)
         # Last, so that a review that failed is made up for at once.
-        self._reviewed_at = at
+        self._reviewed, self._reviewed_at = spec, at
 
     async def _know_strangers(self, rules: StreamRules, in_view: Sequence[tuple[Track, Belief]]) -> None:
         if not (self._strangers and rules.strangers):
@@ -200,6 +200,8 @@ class CameraWatcher:
         events: list[Event] = []
         pictures: list[Picture] = []
         for visit in self._visits.pass_time(now):
+            if self._strangers and visit.who.stranger_id:
+                await self._strangers.seen(visit.who, visit.last_at)
             event, made = await self._announcer.left(spec, visit, self._portraits.pop(visit.who.key, None))
             events.append(event)
             pictures += made
