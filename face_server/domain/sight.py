@@ -62,7 +62,25 @@ def moved(sight: Sight, box: Box) -> Detection:
     return Detection(box, sight.detection.score, sight.shape * extent + corner)
 
 
-def differences(motion: BoxFilter, last: Sight, looks: Floats, sights: Sequence[Sight]) -> Costs:
+@dataclass(frozen=True, slots=True, eq=False)
+class Sights:
+    """What is compared of N sights, side by side: ``places`` are x, y, log width, log height."""
+
+    corners: Floats
+    places: Floats
+    shapes: Floats
+    looks: Floats
+
+    @classmethod
+    def of(cls, sights: Sequence[Sight]) -> Sights:
+        """One or more sights."""
+        corners = np.stack([sight.corners for sight in sights])
+        extents = np.log(np.maximum(corners[:, 2:] - corners[:, :2], 1.0))
+        places = np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2.0, extents], axis=1)
+        return cls(corners, places, np.stack([sight.shape for sight in sights]), np.stack([sight.looks for sight in sights]))
+
+
+def differences(motion: BoxFilter, last: Sight, looks: Floats, sights: Sights) -> Costs:
     """For each sight its difference from a track: 0 as expected, 1 nothing alike, infinity too far away.
 
     ``motion`` is predicted for the moment of the sights, ``last`` the newest sight of the track and
@@ -72,16 +90,13 @@ def differences(motion: BoxFilter, last: Sight, looks: Floats, sights: Sequence[
     expected = motion.box
     size = math.sqrt(expected.area)
     box = np.array([expected.x1, expected.y1, expected.x2, expected.y2], np.float32)
-    corners = np.stack([sight.corners for sight in sights])
-    extents = np.log(np.maximum(corners[:, 2:] - corners[:, :2], 1.0))
-    offsets = np.abs(np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2.0, extents], axis=1) - motion.place)
+    offsets = np.abs(sights.places - motion.place)
     spread = motion.spread
     away = np.hypot(*(offsets[:, :2] / np.maximum(_GATE * spread[:2], _MIN_REACH * size)).T)
-    bends = np.stack([sight.shape for sight in sights]) - last.shape
-    bent = np.sqrt(np.mean(np.sum(np.square(bends), axis=2), axis=1))
-    unlike = 1.0 - np.stack([sight.looks for sight in sights]) @ looks
+    bent = np.sqrt(np.mean(np.sum(np.square(sights.shapes - last.shape), axis=2), axis=1))
+    unlike = 1.0 - sights.looks @ looks
     costs = (
-        _OVERLAP * (1.0 - boxes_iou(corners, box))
+        _OVERLAP * (1.0 - boxes_iou(sights.corners, box))
         + _DISTANCE * np.minimum(1.0, np.hypot(offsets[:, 0], offsets[:, 1]) / (_FOREIGN_DISTANCE * size))
         + _SIZE * np.minimum(1.0, offsets[:, 2:].max(axis=1))
         + _SHAPE * np.minimum(1.0, bent / _FOREIGN_SHAPE)
@@ -99,6 +114,9 @@ def _looks(box: Box, pixels: Pixels) -> Floats:
     top, bottom = int(max(0, box.y1 - margin_y)), int(min(pixels.shape[0], box.y2 + 2 * margin_y))
     if right - left < 2 or bottom - top < 2:
         return np.zeros(_SIDE * _SIDE * 3, np.float32)
-    patch = cv2.resize(pixels[top:bottom, left:right], (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    # Every few pixels are enough to average, and a large face costs no more than a small one.
+    stride = max(1, (right - left) // (3 * _SIDE))
+    sampled = pixels[top:bottom:stride, left:right:stride]
+    patch = cv2.resize(sampled, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     values = patch.reshape(-1) - patch.mean()
     return np.asarray(values / max(float(np.linalg.norm(values)), 1e-6), np.float32)

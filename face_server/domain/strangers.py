@@ -62,7 +62,7 @@ class StrangerPolicy:
     """Who is remembered, how alike the same stranger must look, and for how long.
 
     A face must meet ``limits``, which are stricter than those of enrolment: what is remembered here
-    nobody has looked at. Two faces are the same stranger from ``threshold`` on; None derives it from
+    nobody has looked at (yunet gives hair and collars up to 0.82, a good face 0.85 and more). Two faces are the same stranger from ``threshold`` on; None derives it from
     ``target_fpir`` (the share of new strangers that may be taken for a known one) and the number of
     strangers, at least ``assumed_strangers``, and takes ``uncalibrated_threshold`` for a model
     without measured similarities. A shot is kept beside others only ``sure_lead`` above the
@@ -72,12 +72,12 @@ class StrangerPolicy:
 
     Measured on the 2,861 pictures of LFW that meet the limits, shown once each in three random orders
     (1,173 people, sface): of those who come back 3.7 % get a second number and 0.2 % somebody else's;
-    of the new ones 0.3 % are taken for somebody known. At a fixed 0.30 these are 1, 75 and 79 %.
+    of the new ones 0.3 % are taken for somebody known. At a fixed 0.30 these are 1, 75 and 80 %.
     """
 
     collection: str = "strangers"
     limits: QualityLimits = field(
-        default_factory=lambda: QualityLimits(min_size_px=48.0, min_sharpness=0.18, max_yaw_deg=45.0, max_pitch_deg=35.0, min_score=0.8)
+        default_factory=lambda: QualityLimits(min_size_px=48.0, min_sharpness=0.18, max_yaw_deg=45.0, max_pitch_deg=35.0, min_score=0.83)
     )
     threshold: float | None = None
     target_fpir: float = 0.003

@@ -13,7 +13,7 @@ from face_server.domain.face import Box, Detection
 from face_server.domain.geometry import boxes_iou
 from face_server.domain.image import Floats, Image
 from face_server.domain.kalman import BoxFilter
-from face_server.domain.sight import Sight, differences, moved, sight_of
+from face_server.domain.sight import Sight, Sights, differences, moved, sight_of
 from face_server.domain.tracks import Track
 
 # How much of a track's looks the newest sight is.
@@ -133,7 +133,8 @@ class Tracker:
         missing = [path for path in self._paths if path.missed]
         if not missing or not sights:
             return sights
-        costs = np.stack([differences(path.motion, path.sight, path.looks, sights) for path in missing])
+        seen = Sights.of(sights)
+        costs = np.stack([differences(path.motion, path.sight, path.looks, seen) for path in missing])
         pairs = assign(costs, self._options.max_difference)
         for row, column in pairs:
             missing[row].find(sights[column], self._at)
