@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -88,8 +89,13 @@ def resolve_and_check(url: str, options: CaptureOptions) -> None:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise SourceFailed("the host name of the camera is not known", code="source_unreachable") from error
-    for entry in found:
-        if reason := _refusal(str(entry[4][0]), options):
+    check_addresses([str(entry[4][0]) for entry in found], options)
+
+
+def check_addresses(addresses: Sequence[str], options: CaptureOptions) -> None:
+    """Refuse a host of which any address is not allowed (SourceFailed, source_forbidden)."""
+    for address in addresses:
+        if reason := _refusal(address, options):
             raise SourceFailed(reason, code="source_forbidden", needs_operator=True)
 
 

@@ -215,7 +215,8 @@ class Converter:
             picture = self._frame.reformat(width, height, "bgr24", interpolation="AREA" if smaller else "BILINEAR", threads=1)
         plane = picture.planes[0]
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
-        pixels = rows[:, : width * 3].reshape(height, width, 3)
+        # Copies only where rows are padded.
+        pixels = np.ascontiguousarray(rows[:, : width * 3].reshape(height, width, 3))
         return np.asarray(cv2.rotate(pixels, _ROTATIONS[rotation]), np.uint8) if rotation in _ROTATIONS else pixels
 
 

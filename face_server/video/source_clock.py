@@ -55,7 +55,7 @@ class SourceClock:
         difference = now - media_s
         if prompt or not self._smallest or difference <= self._smallest[0][1]:
             self._remember(now, difference)
-        return self._later(media_s + self._smallest[0][1])
+        return self._later(min(now, media_s + self._smallest[0][1]))
 
     def age(self, media_s: float | None, now: float) -> float:
         """See Timing."""

@@ -77,15 +77,20 @@ def read_units(options: argparse.Namespace, size: tuple[int, int] | None) -> lis
     return [Unit(unit.data, unit.pts - first, unit.dts - first, unit.duration, unit.keyframe) for unit in units]
 
 
+def units_of(data: bytes) -> list[bytes]:
+    """The NAL units of an access unit."""
+    return [unit for piece in data.split(b"\0\0\1") if (unit := piece.rstrip(b"\0"))]
+
+
 def garbled(data: bytes) -> bytes:
-    """The same number of bytes, random behind the first start code."""
-    return data[:5] + random.randbytes(max(0, len(data) - 5))
+    """The same NAL units with noise in them; no zeros, so that none ends early."""
+    noisy = (unit[:1] + bytes(random.choices(range(1, 256), k=len(unit) - 1)) for unit in units_of(data))
+    return b"".join(b"\0\0\0\1" + unit for unit in noisy)
 
 
 def without_keyframe(data: bytes) -> bytes:
     """An H.264 access unit without its IDR slices; the parameter sets stay."""
-    units = [unit.rstrip(b"\0") for unit in data.split(b"\0\0\1")]
-    return b"".join(b"\0\0\0\1" + unit for unit in units if unit and unit[0] & 0x1F != 5)
+    return b"".join(b"\0\0\0\1" + unit for unit in units_of(data) if unit[0] & 0x1F != 5)
 
 
 class Camera(GstRtspServer.RTSPMediaFactory):
