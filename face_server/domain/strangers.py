@@ -62,13 +62,13 @@ class StrangerPolicy:
     """Who is remembered, how alike the same stranger must look, and for how long.
 
     A face must meet ``limits``, which are stricter than those of enrolment: what is remembered here
-    nobody has looked at (yunet gives hair and collars up to 0.82, a good face 0.85 and more). Two faces are the same stranger from ``threshold`` on; None derives it from
-    ``target_fpir`` (the share of new strangers that may be taken for a known one) and the number of
-    strangers, at least ``assumed_strangers``, and takes ``uncalibrated_threshold`` for a model
-    without measured similarities. A shot is kept beside others only ``sure_lead`` above the
-    threshold: one wrong shot would draw more of them. Of each stranger the ``max_templates`` best shots
-    that differ are kept. Beyond ``capacity`` strangers, and ``retention_days`` after they were last
-    seen, they are forgotten.
+    nobody has looked at (yunet gives hair and collars up to 0.82, a good face 0.85 and more). Two
+    faces are the same stranger from ``threshold`` on; None derives it from ``target_fpir`` (the share
+    of new strangers that may be taken for a known one) and the number of strangers, at least
+    ``assumed_strangers``, and takes ``uncalibrated_threshold`` for a model without measured
+    similarities. A shot is kept beside others only ``sure_lead`` above the threshold: one wrong shot
+    would draw more of them. Of each stranger the ``max_templates`` best shots that differ are kept.
+    Beyond ``capacity`` strangers, and ``retention_days`` after they were last seen, they are forgotten.
 
     Measured on the 2,861 pictures of LFW that meet the limits, shown once each in three random orders
     (1,173 people, sface): of those who come back 3.7 % get a second number and 0.2 % somebody else's;
