@@ -124,7 +124,6 @@ class Belief:
     def __init__(self, options: BeliefOptions | None = None) -> None:
         self._options = options or BeliefOptions()
         self._shots_since = 0.0
-        self._cut_at = 0.0
         self._best_prospect = 0.0
         self._key = ""
         self._spent = False
@@ -156,13 +155,14 @@ class Belief:
             return sum(one.weight * max(one.answer.who.similarity, 0.01) for one in self._votes(self._key) if one.answer.who)
         return self.stranger.similarity * max((one.weight for one in self.samples), default=0.0) if self.stranger else 0.0
 
-    def worth_cutting(self, promise: float, at: float, budget: int) -> bool:
-        """Whether a shot of this ``prospect`` at ``at`` may be of use, so that it is worth cutting out and measuring."""
-        better = promise >= 1.1 * self._best_prospect
-        # Sharpness is known only afterwards: a face that stands still may have been blurred the last time.
-        as_good = promise >= 0.8 * self._best_prospect and at - self._cut_at >= 2 * self._options.spacing_s
+    def needs_shot(self, promise: float, at: float, budget: int) -> bool:
+        """Whether a shot of this ``prospect`` at ``at`` is wanted now: the first ones, a better one, or one that is due."""
         due = self.embedded < budget and bool(self.samples) and at - self.samples[-1].at >= self._wait_s()
-        return self.best is None or (better or as_good or due or not self.samples)
+        return self.best is None or not self.samples or due or promise >= 1.2 * self._best_prospect
+
+    def welcomes_shot(self, promise: float) -> bool:
+        """Whether a shot may be of use, too: sharpness is known only afterwards, and a still face may have been blurred before."""
+        return promise >= 0.8 * self._best_prospect
 
     def consider(self, shot: Shot, promise: float, budget: int) -> Shot | None:
         """Take in a shot; returns the one to embed now, if any. ``budget`` is the most embeddings of a track."""
@@ -170,7 +170,6 @@ class Belief:
             self._shots_since = shot.at
         if self.best is None or shot.quality.score > self.best.quality.score:
             self.best = shot
-        self._cut_at = shot.at
         self._best_prospect = max(self._best_prospect, promise)
         if self.embedded >= budget:
             return None

@@ -23,6 +23,9 @@ from face_server.workers import Workers
 TRACKING_SIZE_PX = 640
 """Long side of the picture in which faces are followed, whatever the detector sees: its size may change, tracks go on."""
 
+_CUT_EVERY_S = 0.7
+"""At least so often shots are taken of everybody, even if none is needed."""
+
 _CLOSE_UP = 2.0
 """Sides of a close-up in sides of the face's box."""
 
@@ -71,6 +74,7 @@ class Follower:
         self._options = options
         self._min_score = min_score
         self._beliefs: dict[int, Belief] = {}
+        self._cut_at = -np.inf
         self.started = 0
 
     def belief(self, track: Track) -> Belief:
@@ -116,13 +120,15 @@ class Follower:
         tracks = tuple(replace(track, detection=track.detection.scaled(1 / x, 1 / y)) for track in live)
         self.started += sum(track.id not in self._beliefs for track in tracks)
         self._beliefs = {track.id: self._beliefs.get(track.id) or Belief(self._options) for track in tracks}
-        wanted = []
-        for track in tracks:
-            belief, box = self._beliefs[track.id], track.detection.box
-            promise = prospect(track.detection, min(box.width, box.height))
-            if not track.missed and belief.worth_cutting(promise, frame.captured_at, rules.embed_budget):
-                wanted.append(_Wanted(track, belief, promise))
-        return tracks, len(counting), wanted
+        return tracks, len(counting), self._wanted(tracks, frame.captured_at, rules.embed_budget)
+
+    def _wanted(self, tracks: Sequence[Track], at: float, budget: int) -> list[_Wanted]:
+        """Of whom to take shots. Converting a large frame costs more than cutting, so all that may be of use are taken from one."""
+        found = [_Wanted(track, self._beliefs[track.id], _promise(track)) for track in tracks if not track.missed]
+        if at - self._cut_at < _CUT_EVERY_S and not any(one.belief.needs_shot(one.promise, at, budget) for one in found):
+            return []
+        self._cut_at = at
+        return [one for one in found if one.belief.needs_shot(one.promise, at, budget) or one.belief.welcomes_shot(one.promise)]
 
     def _cut(self, frame: Frame, wanted: Sequence[_Wanted], rules: StreamRules) -> tuple[Chosen, ...]:
         """Shots from the frame itself, at full size."""
@@ -163,6 +169,11 @@ class Follower:
             if best is not None:
                 chosen.append(Chosen(one.belief, best))
         return tuple(chosen)
+
+
+def _promise(track: Track) -> float:
+    box = track.detection.box
+    return prospect(track.detection, min(box.width, box.height))
 
 
 def _counts(detection: Detection, frame: Frame, rules: StreamRules) -> bool:

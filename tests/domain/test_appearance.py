@@ -52,7 +52,9 @@ def watched(belief: Belief, scores: list[float], answer: Answer, *, fps: float =
     times = []
     for number, score in enumerate(scores):
         now = number / fps
-        chosen = belief.consider(shot(now, score), 1.0, budget) if belief.worth_cutting(score, now, budget) else None
+        chosen = (
+            belief.consider(shot(now, score), 1.0, budget) if belief.needs_shot(score, now, budget) or belief.welcomes_shot(score) else None
+        )
         if chosen:
             times.append(now)
             belief.learn(chosen, embedding(), answer, budget)
