@@ -77,7 +77,9 @@ class StrangerPolicy:
 
     collection: str = "strangers"
     limits: QualityLimits = field(
-        default_factory=lambda: QualityLimits(min_size_px=48.0, min_sharpness=0.18, max_yaw_deg=45.0, max_pitch_deg=35.0, min_score=0.83)
+        default_factory=lambda: QualityLimits(
+            min_size_px=48.0, min_sharpness=0.18, min_brightness=0.12, max_yaw_deg=70.0, max_pitch_deg=35.0, min_score=0.83
+        )
     )
     threshold: float | None = None
     target_fpir: float = 0.003

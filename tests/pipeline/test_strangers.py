@@ -90,7 +90,7 @@ async def test_the_same_stranger_keeps_the_number_and_another_gets_the_next(book
 async def test_a_face_of_low_quality_is_not_remembered(book, services, photos):
     """Small, blurred and turned faces are refused without a trace; a face without its parts is a mistake of the caller."""
     (face, *_) = await photos_of(services, photos, "obama")
-    for flaw in ({"size_px": 47.0}, {"sharpness": 0.1}, {"pose": replace(face.quality.pose, yaw=60.0)}, {"detection_score": 0.7}):
+    for flaw in ({"size_px": 47.0}, {"sharpness": 0.1}, {"pose": replace(face.quality.pose, yaw=75.0)}, {"detection_score": 0.7}):
         assert await book.remember(replace(face, quality=replace(face.quality, **flaw))) is None
     assert await book.page() == []
     with pytest.raises(ValueError, match="needs quality, embedding and crop"):
