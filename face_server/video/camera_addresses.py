@@ -76,6 +76,20 @@ def local_file(url: str, options: CaptureOptions) -> Path:
     return next((file for file in inside if file.exists()), inside[0])
 
 
+def existing_file(url: str, options: CaptureOptions) -> Path:
+    """``local_file`` for somebody about to read it: links may have moved since it was registered.
+
+    Raises SourceFailed: source_forbidden or source_not_found.
+    """
+    try:
+        file = local_file(url, options)
+    except InvalidInput as error:
+        raise SourceFailed(error.message.replace("url", "the source", 1), code="source_forbidden", needs_operator=True) from error
+    if not file.is_file():
+        raise SourceFailed("the video file does not exist", code="source_not_found", needs_operator=True)
+    return file
+
+
 def resolve_and_check(url: str, options: CaptureOptions) -> None:
     """Look the host of ``url`` up and refuse it unless every one of its addresses is allowed. Blocks.
 

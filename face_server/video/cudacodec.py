@@ -14,7 +14,7 @@ from face_server.domain.frame import SourceInfo
 from face_server.domain.image import Pixels
 from face_server.domain.ports import Clock
 from face_server.errors import SourceFailed
-from face_server.video.camera_addresses import is_device, is_file, local_file, resolve_and_check
+from face_server.video.camera_addresses import existing_file, is_device, is_file, resolve_and_check
 from face_server.video.capture_options import CaptureOptions
 from face_server.video.reader import Decoded, Progress
 from face_server.video.source_clock import SourceClock, Timing, Unpaced
@@ -49,7 +49,7 @@ class CudacodecConnection:
         if reason := why_unavailable():
             raise SourceFailed(reason, code="source_codec", needs_operator=True)
         if is_file(self._url):
-            address = str(local_file(self._url, self._options))
+            address = str(existing_file(self._url, self._options))
         else:
             address = self._url
             if not is_device(address):

@@ -20,8 +20,8 @@ from face_server.domain.frame import SourceInfo
 from face_server.domain.image import Pixels
 from face_server.domain.ports import Clock
 from face_server.domain.streams import Transport
-from face_server.errors import InvalidInput, SourceFailed
-from face_server.video.camera_addresses import is_device, is_file, local_file, resolve_and_check
+from face_server.errors import SourceFailed
+from face_server.video.camera_addresses import existing_file, is_device, is_file, resolve_and_check
 from face_server.video.capture_options import CaptureOptions
 from face_server.video.reader import Decoded, Progress
 from face_server.video.source_clock import Playback, SourceClock, Timing, Unpaced
@@ -154,7 +154,7 @@ class PyavConnection:
         if is_device(self._url):
             return self._url, "video4linux2", {}
         if is_file(self._url):
-            return self._file(), None, {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+            return str(existing_file(self._url, self._options)), None, {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
         resolve_and_check(self._url, self._options)
         scheme, _, rest = self._url.partition("://")
         scheme = scheme.lower()
@@ -179,16 +179,6 @@ class PyavConnection:
         if scheme.startswith("rtmp"):
             return self._url, None, settings | {"protocol_whitelist": "rtmp,rtmps,tcp,tls"}
         return self._url, None, settings | {"protocol_whitelist": "http,https,tcp,tls,crypto", "max_redirects": "0", "http_proxy": ""}
-
-    def _file(self) -> str:
-        """The file, checked again: links may have moved since the stream was registered."""
-        try:
-            file = local_file(self._url, self._options)
-        except InvalidInput as error:
-            raise SourceFailed(error.message.replace("url", "the source", 1), code="source_forbidden", needs_operator=True) from error
-        if not file.is_file():
-            raise SourceFailed("the video file does not exist", code="source_not_found", needs_operator=True)
-        return str(file)
 
 
 class Converter:

@@ -300,12 +300,12 @@ async def test_an_overloaded_reader_skips_instead_of_lagging(start_camera: Calla
 
     source = PyavSource(camera.url, CaptureOptions(), CLOCK)
     await source.open(take)
-    await asyncio.sleep(8)
+    await asyncio.sleep(5)
     await source.close()
     assert max(ages) < 2.0
     assert numbers == sorted(set(numbers))
-    assert numbers[-1] - len(numbers) > 50
-    assert numbers[-1] > 150
+    assert numbers[-1] - len(numbers) > 30
+    assert numbers[-1] > 80
 
 
 async def test_a_failing_consumer_is_heard(start_camera: Callable[..., CameraStandIn]) -> None:
