@@ -17,6 +17,7 @@ from face_server.streams.parts import StreamParts
 from face_server.streams.patience import Leftovers, spawn, wait_any
 from face_server.streams.slot import FrameSlot
 from face_server.streams.status import StreamRecord
+from face_server.workers import live_work
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ class Camera:
         return info
 
     async def _look(self) -> None:
+        live_work.set(True)
         while (frame := await self._slot.next()) is not None:
             schedule = self._spec.rules.schedule
             if schedule is not None and not schedule.covers(self._clock.now()):
