@@ -30,7 +30,7 @@ class Receiver(BaseHTTPRequestHandler):
 
     seen: dict[str, None] = {}  # noqa: RUF012 - shared by all requests
 
-    def do_POST(self) -> None:  # noqa: N802 - the name is http.server's
+    def do_POST(self) -> None:
         """One event."""
         body = self.rfile.read(int(self.headers["content-length"]))
         if not is_genuine(self.headers.get("x-face-server-signature", ""), body, time.time()):
@@ -40,6 +40,8 @@ class Receiver(BaseHTTPRequestHandler):
         # The same event comes again when our answer got lost.
         if event["id"] not in self.seen:
             self.seen[event["id"]] = None
+            if len(self.seen) > 10_000:
+                del self.seen[next(iter(self.seen))]
             print(f"{event['at']} {event['kind']} on {event['stream_id']}: {event['message']}", flush=True)
         self.send_response(204)
         self.end_headers()

@@ -65,7 +65,11 @@ def _scale(event: Event, frame: bytes) -> tuple[float, float]:
     """Pixels of the JPEG per pixel that boxes are given in."""
     if not frame or not event.frame_width or not event.frame_height:
         return 1.0, 1.0
-    height, width, _, _ = simplejpeg.decode_jpeg_header(frame)
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(frame)
+    except ValueError:
+        # A damaged picture is no reason to keep the alert back.
+        return 1.0, 1.0
     return width / event.frame_width, height / event.frame_height
 
 

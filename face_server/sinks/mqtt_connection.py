@@ -19,7 +19,7 @@ _KEEPALIVE_S = 15
 _CONNECT_S = 5.0
 _FIRST_PAUSE_S = 1.0
 _LAST_PAUSE_S = 60.0
-_GOODBYE_S = 0.5
+_GOODBYE_S = 0.4
 
 
 class MqttConnection:

@@ -45,7 +45,7 @@ def event_json(event: Event) -> bytes:
 
 
 def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return datetime.fromtimestamp(round(seconds, 3), UTC).isoformat(timespec="milliseconds")
 
 
 def _who(who: Who | None) -> Payload | None:

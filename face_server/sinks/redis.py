@@ -56,6 +56,8 @@ class RedisSink:
             socket_connect_timeout=options.timeout_s,
             retry=Retry(NoBackoff(), 1),
             max_connections=8,
+            # Finding out its own version, the library would read files.
+            driver_info=None,
         )
 
     async def deliver(self, event: Event, pictures: Mapping[str, bytes]) -> None:  # noqa: ARG002 - the port's signature

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
+import blockbuster
 import pytest
 
 from face_server.clock import SystemClock
@@ -16,7 +17,7 @@ from face_server.domain.stream_ports import EventSink
 from face_server.errors import Unavailable
 from face_server.sinks.opening import SinkOpener, SinkOptions
 from face_server.workers import Workers
-from tests.sinks.receivers import Receiver, broker, event, grpc_receiver, http_receiver, log_receiver, redis_server
+from tests.sinks.receivers import Receiver, broker, event, grpc_receiver, http_receiver, log_receiver, redis_server, until
 
 TIMEOUT_S = 1.0
 REMOTE = ["grpc", "webhook", "mqtt", "redis"]
@@ -57,9 +58,12 @@ async def sink(receiver: Receiver, opener: SinkOpener) -> AsyncIterator[EventSin
 
 async def settle(receiver: Receiver, ids: list[str]) -> list[str]:
     """What arrived, once as many as ``ids`` have, or too late."""
-    deadline = time.monotonic() + 5
-    while len(await receiver.received()) < len(ids) and time.monotonic() < deadline:  # noqa: ASYNC110 - receivers announce nothing
-        await asyncio.sleep(0.01)
+
+    async def enough() -> bool:
+        return len(await receiver.received()) >= len(ids)
+
+    with suppress(TimeoutError):
+        await until(enough, 5)
     return await receiver.received()
 
 
@@ -105,6 +109,15 @@ async def test_closing_twice(opener: SinkOpener, receiver: Receiver) -> None:
     await used.close()
     await used.close()
     assert time.monotonic() - started < 1.0
+
+
+async def test_nothing_blocks_the_event_loop(opener: SinkOpener, receiver: Receiver) -> None:
+    """Opening, connecting, delivering and closing do without blocking calls, a frame of half a megabyte included."""
+    with blockbuster.blockbuster_ctx():
+        sink = opener.open(receiver.spec)
+        for number in range(3):
+            await sink.deliver(event(number), {"best": bytes(5_000), "frame": bytes(500_000)})
+        await sink.close()
 
 
 @pytest.mark.parametrize("receiver", REMOTE, indirect=True)

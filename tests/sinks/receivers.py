@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import logging
 import os
@@ -39,9 +40,9 @@ def free_port() -> int:
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    """Wait until ``condition`` holds."""
+    """Wait until ``condition``, which may be a coroutine function, holds."""
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+        while not (await holds if inspect.isawaitable(holds := condition()) else holds):  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.01)
 
 
