@@ -13,6 +13,8 @@ def main() -> None:
     runs = [
         ["benchmarks.extract", "--out", PAGE, *sys.argv[1:]],
         ["benchmarks.search", "--out", PAGE],
+        ["benchmarks.streams", "--out", PAGE],
+        ["benchmarks.faults", "--out", PAGE],
         ["benchmarks.wider", "--out", PAGE],
         ["benchmarks.accuracy", "--out", PAGE, "--roc", "docs/assets/lfw-roc.png"],
     ]

@@ -16,8 +16,13 @@ from typing import Any, Self
 
 import httpx
 
+MODELS = Path("data/models")
+"""Where ``make setup`` puts model files."""
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _START_S = 60.0
+_ANSWER_S = 30.0
+_LOG_LINES = 2000
 
 
 @dataclass
@@ -27,14 +32,11 @@ class Service:
     data: Path
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    models: Path = MODELS
     port: int = 0
     log: list[str] = field(default_factory=list)
     _process: subprocess.Popen[str] | None = None
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return f"http://127.0.0.1:{self.port}"
+    _client: httpx.Client | None = None
 
     @property
     def pid(self) -> int:
@@ -44,8 +46,12 @@ class Service:
 
     def start(self) -> Self:
         """Start, and wait until it serves."""
+        models = self.data / "models"
+        if not models.exists():
+            models.symlink_to(self.models.resolve(strict=True))
         line = [sys.executable, "-m", "face_server", "serve", "--port", str(self.port), "--data", str(self.data), *self.arguments]
-        environment = {**os.environ, **self.environment, "PYTHONUNBUFFERED": "1"}
+        own = {name: value for name, value in os.environ.items() if not name.startswith("FACE_SERVER_")}
+        environment = {**own, **self.environment, "PYTHONUNBUFFERED": "1"}
         self._process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         assert self._process.stdout is not None
         for text in self._process.stdout:
@@ -56,7 +62,9 @@ class Service:
         else:
             raise RuntimeError("the server did not start:\n" + "".join(self.log[-20:]))
         threading.Thread(target=self._drain, args=(self._process,), daemon=True).start()
-        self.wait_for(lambda: self.client().get("/readyz").is_success, _START_S, "the server to be ready")
+        # Trusts nobody and so reads no certificates: everything is on loopback.
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=_ANSWER_S, verify=False, trust_env=False)
+        self.wait_for(lambda: self.get("/readyz") is not None, _START_S, "the server to be ready")
         return self
 
     def stop(self) -> int:
@@ -67,19 +75,17 @@ class Service:
         """End without a word to anybody."""
         self._end(signal.SIGKILL)
 
-    def client(self) -> httpx.Client:
-        """A client of it."""
-        return httpx.Client(base_url=self.url, timeout=30.0)
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send its process a signal."""
+        os.kill(self.pid, number)
 
     def get(self, path: str, **params: Any) -> Any:
         """The JSON behind a path."""
-        with self.client() as client:
-            return client.get(path, params=params).raise_for_status().json()
+        return self._connection().get(path, params=params).raise_for_status().json()
 
     def send(self, method: str, path: str, body: Any = None) -> Any:
         """Send JSON, and return the JSON of the answer (None where it has none)."""
-        with self.client() as client:
-            answer = client.request(method, path, json=body)
+        answer = self._connection().request(method, path, json=body)
         if answer.is_error:
             raise RuntimeError(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
         return answer.json() if answer.content else None
@@ -88,6 +94,10 @@ class Service:
         """The status of a stream."""
         found: dict[str, Any] = self.get(f"/v1/streams/{stream_id}")["status"]
         return found
+
+    def statuses(self) -> dict[str, dict[str, Any]]:
+        """The status of every stream."""
+        return {one["id"]: one["status"] for one in self.get("/v1/streams")["streams"]}
 
     def cpu_s(self) -> float:
         """Processor seconds it has used, its children included."""
@@ -105,8 +115,7 @@ class Service:
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
-        with self.client() as client:
-            text = client.get("/metrics").raise_for_status().text
+        text = self._connection().get("/metrics").raise_for_status().text
         return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if re.match(rf"{name}(\{{| )", line))
 
     @staticmethod
@@ -129,16 +138,26 @@ class Service:
         if self._process is not None:
             self.kill()
 
+    def _connection(self) -> httpx.Client:
+        if self._client is None:
+            raise httpx.ConnectError("the server does not run")
+        return self._client
+
     def _drain(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
-        for text in process.stdout:
-            self.log.append(text)
-            del self.log[:-2000]
+        with process.stdout as lines:
+            for text in lines:
+                self.log.append(text)
+                del self.log[:-_LOG_LINES]
 
     def _end(self, how: signal.Signals) -> int:
         process, self._process = self._process, None
+        client, self._client = self._client, None
         assert process is not None
+        if client is not None:
+            client.close()
         process.send_signal(how)
+        # A frozen process hears SIGTERM only once it goes on.
         process.send_signal(signal.SIGCONT)
         try:
             return process.wait(20.0)
@@ -148,7 +167,11 @@ class Service:
 
 
 def _children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()]
-    except OSError:
-        return []
+    """The processes that threads of a process have started."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            found += [int(child) for child in (task / "children").read_text("utf-8").split()]
+        except OSError:
+            continue
+    return found
