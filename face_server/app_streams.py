@@ -25,8 +25,10 @@ from face_server.pipeline.recognition import Recognition
 from face_server.pipeline.strangers import StrangerBook
 from face_server.pipeline.watching import CameraWatcher, WatchTools
 from face_server.settings import Settings
+from face_server.sinks.face_callbacks import FaceCallbacks
 from face_server.sinks.live import LiveEvents
 from face_server.sinks.opening import SinkOpener, check_sink
+from face_server.streams.admittance import Admittance
 from face_server.streams.delivery import EventBus
 from face_server.streams.lanes import DeliveryOptions
 from face_server.streams.parts import StreamParts
@@ -43,6 +45,8 @@ from face_server.video.scene import draw_scene, no_signal_card
 from face_server.workers import Workers
 
 _TIDY_EVERY_S = 3600.0
+# How long a receiver may take to accept a connection when somebody names it for the first time.
+_REACH_S = 2.5
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -76,6 +80,9 @@ async def open_streams(settings: Settings, tools: StreamTools) -> AsyncIterator[
         live = LiveEvents(journal)
         stack.callback(live.close)
         opener = await tools.workers.run(SinkOpener, tools.workers, tools.clock)
+        stack.callback(opener.close)
+        callbacks = FaceCallbacks(opener.callback)
+        stack.push_async_callback(callbacks.close)
 
         def tell(events: Sequence[Event]) -> None:
             for event in events:
@@ -86,11 +93,11 @@ async def open_streams(settings: Settings, tools: StreamTools) -> AsyncIterator[
         stack.push_async_callback(bus.close)
         runner = Supervisor(_parts(settings, tools, strangers, bus), tools.clock, _supervisor_options(settings))
         stack.push_async_callback(runner.close)
-        streams = Streams(journal, runner, bus, tools.clock, _checks(settings, tools.clock), max_streams=chosen.max_streams)
+        streams = Streams(journal, runner, bus, tools.clock, _checks(settings, tools, opener), max_streams=chosen.max_streams)
         stack.push_async_callback(_cancel, asyncio.create_task(bus.run(), name="deliveries"))
         stack.push_async_callback(_cancel, asyncio.create_task(_tidy(journal, strangers, tools.clock), name="retention"))
         await streams.resume()
-        yield Cameras(streams, journal, strangers, bus, live, tools.clock)
+        yield Cameras(streams, journal, strangers, bus, live, callbacks, tools.clock)
 
 
 async def _open_journal(settings: Settings, tools: StreamTools) -> SqliteJournal:
@@ -146,13 +153,19 @@ def _parts(settings: Settings, tools: StreamTools, strangers: StrangerBook, bus:
     )
 
 
-def _checks(settings: Settings, clock: Clock) -> StreamChecks:
+def _checks(settings: Settings, tools: StreamTools, opener: SinkOpener) -> StreamChecks:
     capture = _capture_options(settings)
+    admittance = Admittance(
+        find_collection=tools.gallery.collection,
+        reach=partial(opener.reach, timeout_s=_REACH_S),
+        publishes=bool(settings.streams.publish_url.get_secret_value()),
+    )
     return StreamChecks(
         check_url=lambda url: check_source_url(url, capture),
         check_sink=check_sink,
         redact=redact_url,
-        probe=lambda spec: probe(spec.url, capture, clock, transport=spec.transport, mode=spec.rules.mode),
+        probe=lambda spec: probe(spec.url, capture, tools.clock, transport=spec.transport, mode=spec.rules.mode),
+        admit=admittance.admit,
     )
 
 

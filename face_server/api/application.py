@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import mimetypes
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -90,16 +91,23 @@ class ApiOptions:
 def create_api(
     open_served: Callable[[], AbstractAsyncContextManager[Served]], options: ApiOptions | None = None, metrics: Metrics | None = None
 ) -> FastAPI:
-    """The ASGI application. Its lifespan opens the services and closes them again."""
+    """The ASGI application. Its lifespan opens the services and closes them again.
+
+    Whoever serves it sets ``app.state.leaving`` when it is about to stop: answers without an end end then.
+    """
     options = options or ApiOptions()
     metrics = metrics or Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.openapi = orjson.dumps(app.openapi())
+        app.state.leaving = asyncio.Event()
         async with open_served() as served:
             app.state.services, app.state.cameras = served.services, served.cameras
-            yield
+            try:
+                yield
+            finally:
+                app.state.leaving.set()
 
     app = FastAPI(
         title="face_server",

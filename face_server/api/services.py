@@ -11,6 +11,7 @@ from face_server.pipeline.enrollment import Enrollment
 from face_server.pipeline.intake import Intake
 from face_server.pipeline.recognition import Recognition
 from face_server.pipeline.strangers import StrangerBook
+from face_server.sinks.face_callbacks import FaceCallbacks
 from face_server.sinks.live import LiveEvents
 from face_server.streams.delivery import EventBus
 from face_server.streams.registry import Streams
@@ -80,7 +81,8 @@ class Services:
 class Cameras:
     """The collaborators that only a running server has: its streams, and what they report.
 
-    ``events`` delivers to sinks, ``live`` to whoever listens.
+    ``events`` delivers to sinks, ``live`` to whoever listens; ``callbacks`` tells of faces that the
+    face server's API added.
     """
 
     streams: Streams
@@ -88,6 +90,7 @@ class Cameras:
     strangers: StrangerBook
     events: EventBus
     live: LiveEvents
+    callbacks: FaceCallbacks
     clock: Clock
 
 

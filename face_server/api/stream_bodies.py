@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import time
 from typing import Any
@@ -40,15 +40,15 @@ from face_server.errors import InvalidInput
 _POLYGONS = ("regions", "ignore")
 
 
-def spec_of(stream_id: str, body: StreamSettings, created_at: float) -> StreamSpec:
-    """The spec that a request describes. Raises InvalidInput that names the field."""
+def spec_of(stream_id: str, body: StreamSettings, created_at: float, collection: str) -> StreamSpec:
+    """The spec that a request describes; ``collection`` where it names none. Raises InvalidInput that names the field."""
     return StreamSpec(
         id=stream_id,
         url=body.url,
         name=body.name,
         detail_url=body.detail_url,
         transport=Transport(body.transport),
-        collections=tuple(body.collections),
+        collections=(collection,) if body.collections is None else _each_once(body.collections),
         rules=rules_of(body.rules),
         sinks=tuple(sink_of(sink) for sink in body.sinks),
         enabled=body.enabled,
@@ -67,7 +67,7 @@ def changed(spec: StreamSpec, patch: StreamPatch) -> StreamSpec:
     if "transport" in members:
         members["transport"] = Transport(members["transport"])
     if "collections" in members:
-        members["collections"] = tuple(members["collections"])
+        members["collections"] = _each_once(members["collections"])
     if "sinks" in members:
         members["sinks"] = tuple(sink_of(sink) for sink in members["sinks"])
     if "rules" in members:
@@ -101,10 +101,7 @@ def rules_body(rules: StreamRules) -> RulesBody:
     for name in _POLYGONS:
         members[name] = [[list(point) for point in polygon.points] for polygon in members[name]]
     if rules.schedule:
-        windows = [
-            {"days": sorted(window.days), "begin": f"{window.begin:%H:%M}", "end": f"{window.end:%H:%M}"}
-            for window in rules.schedule.windows
-        ]
+        windows = [_window_body(window) for window in rules.schedule.windows]
         members["schedule"] = {"windows": windows, "timezone": rules.schedule.timezone}
     return RulesBody.model_validate(members)
 
@@ -136,6 +133,10 @@ def status_body(status: StreamStatus) -> StatusBody:
     """The JSON form of a status."""
     members = {name: getattr(status, name) for name in StatusBody.model_fields}
     return StatusBody.model_validate({**members, "state": status.state.value, "since": timestamp(status.since)})
+
+
+def _each_once(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
 
 
 def _sink_shown(sink: SinkSpec) -> SinkShown:

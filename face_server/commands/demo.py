@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +31,10 @@ def demo(
     The camera listens on this machine only, so the server has to run here too.
     """
     headers = {"x-api-key": key} if key else {}
-    asyncio.run(_demo(file, server.rstrip("/"), headers, port))
+    try:
+        asyncio.run(_demo(file, server.rstrip("/"), headers, port))
+    except httpx.InvalidURL as error:
+        raise ConfigurationError(f"the address of the server is no URL: {error}") from error
 
 
 async def _demo(file: Path, server: str, headers: dict[str, str], port: int) -> None:
@@ -40,27 +43,28 @@ async def _demo(file: Path, server: str, headers: dict[str, str], port: int) -> 
     try:
         async with (
             httpx.AsyncClient(base_url=server, headers=headers, timeout=_TIMEOUT) as client,
-            _registered(client, file, camera.url) as name,
+            _registered(client, file, camera.url) as (name, cursor),
         ):
             out.print(f"{file.name} is a camera now: {camera.url}", style="bold green")
             out.print(f"  watch     {server}/v1/streams/{name}/preview.mjpeg")
             out.print(f"  status    {server}/v1/streams/{name}")
             out.print(f"  events    curl -N -H 'accept: text/event-stream' {server}/v1/events")
             out.print("  Ctrl-C ends the camera and removes its stream.")
-            async for event in _events(client, name):
+            async for event in _events(client, name, cursor):
                 out.print(_line(event))
     finally:
         await camera.stop()
 
 
 @asynccontextmanager
-async def _registered(client: httpx.AsyncClient, file: Path, url: str) -> AsyncIterator[str]:
-    """The id of a stream of the server that watches ``url`` for as long as the block lasts."""
+async def _registered(client: httpx.AsyncClient, file: Path, url: str) -> AsyncIterator[tuple[str, int]]:
+    """The id of a stream of the server that watches ``url`` for as long as the block lasts, and the last event before it."""
     name = "demo-" + re.sub(r"[^A-Za-z0-9_-]+", "-", file.stem)[:50]
     settings = {"url": url, "name": f"Demo: {file.stem}"[:200], "rules": {"realert_on_return": True}}
+    newest = _checked(await _sent(client.get("/v1/events", params={"limit": 1})))["events"]
     _checked(await _sent(client.put(f"/v1/streams/{name}", json=settings)))
     try:
-        yield name
+        yield name, newest[0]["cursor"] if newest else 0
     finally:
         try:
             await client.delete(f"/v1/streams/{name}")
@@ -68,28 +72,41 @@ async def _registered(client: httpx.AsyncClient, file: Path, url: str) -> AsyncI
             err.print(f"the server is gone; its stream {name} is still registered", style="yellow")
 
 
-async def _events(client: httpx.AsyncClient, name: str) -> AsyncIterator[dict[str, Any]]:
-    """What happens on the stream from now on."""
+async def _events(client: httpx.AsyncClient, name: str, cursor: int) -> AsyncIterator[dict[str, Any]]:
+    """What happens on the stream after ``cursor``, for as long as the server runs."""
+    reason = "it was shut down"
     try:
-        async with client.stream("GET", "/v1/events", params={"stream": name}, headers={"accept": "text/event-stream"}) as answer:
+        query: dict[str, str | int] = {"stream": name, "after": cursor}
+        async with client.stream("GET", "/v1/events", params=query, headers={"accept": "text/event-stream"}) as answer:
+            if answer.is_error:
+                await answer.aread()
+                _checked(answer)
             async for line in answer.aiter_lines():
                 if line.startswith("data: "):
                     yield orjson.loads(line.removeprefix("data: "))
     except httpx.HTTPError as error:
-        raise ConfigurationError(f"the server ended the connection: {error}") from error
+        reason = str(error) or type(error).__name__
+    raise ConfigurationError(f"the server ended the connection: {reason}")
 
 
-async def _sent(request: Any) -> httpx.Response:
+async def _sent(request: Awaitable[httpx.Response]) -> httpx.Response:
     try:
-        answer: httpx.Response = await request
+        return await request
     except httpx.HTTPError as error:
         raise ConfigurationError(f"no server answers ({error}); start one with `make run` or `face-server serve`") from error
-    return answer
 
 
-def _checked(answer: httpx.Response) -> None:
+def _checked(answer: httpx.Response) -> Any:
+    """The body of an answer. Raises ConfigurationError with what the server says against the request."""
+    try:
+        body = answer.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise ConfigurationError(f"{answer.url.copy_with(query=None)} is no face_server: it answered {answer.status_code}")
     if answer.is_error:
-        raise ConfigurationError(f"the server refused the stream: {answer.json().get('detail', answer.status_code)}")
+        raise ConfigurationError(f"the server refused the stream: {body.get('detail', answer.status_code)}")
+    return body
 
 
 def _line(event: dict[str, Any]) -> str:

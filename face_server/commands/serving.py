@@ -44,7 +44,12 @@ def serve(
     media: Annotated[
         list[Path] | None,
         typer.Option(
-            "--media", metavar="DIR", help="Folder whose video files streams may name as their source (repeatable).", show_default=False
+            "--media",
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="Folder whose video files streams may name as their source (repeatable).",
+            show_default=False,
         ),
     ] = None,
     allow_devices: Annotated[bool, typer.Option("--allow-devices", help="Let streams name /dev/video* as their source.")] = False,
@@ -60,9 +65,22 @@ def serve(
     listener = _listen(settings.host, settings.port)
     logging.getLogger("uvicorn.error").addFilter(_is_no_cut_off)
     app = create_app(settings)
-    server = uvicorn.Server(_server_config(app, settings))
+    server = _Server(_server_config(app, settings), app)
     with listener, asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(_serve(app, server, listener, settings))
+
+
+class _Server(uvicorn.Server):
+    """Ends what would never end by itself, such as previews, before it waits for what is under way."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._api = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, and let requests finish."""
+        self._api.state.leaving.set()
+        await super().shutdown(sockets)
 
 
 def openapi(data: Data = None) -> None:

@@ -86,8 +86,11 @@ class GrpcCallback:
         """Call the receiver."""
         if event.kind not in ALERTS:
             raise DeliveryRefused("the gRPC callback carries person_seen and stranger_seen only")
-        text = await self._workers.run(analysis_result, event, pictures)
-        request = InferenceCallbackRequest(task_id=event.stream_id, result_type="1", analysis_result=text, callback_type="1")
+        await self.call(event.stream_id, await self._workers.run(analysis_result, event, pictures))
+
+    async def call(self, task_id: str, result: str) -> None:
+        """Call the receiver with an ``analysis_result``. Raises Unavailable or DeliveryRefused."""
+        request = InferenceCallbackRequest(task_id=task_id, result_type="1", analysis_result=result, callback_type="1")
         timeout_s = self._options.timeout_s
         try:
             async with asyncio.timeout(timeout_s):

@@ -108,7 +108,7 @@ class SinkOpener:
         if address is None:
             return LogSink()
         if spec.kind is SinkKind.GRPC:
-            return GrpcCallback(address, GrpcOptions(spec.tls, options.timeout_s, self._ca_pem), resolver, self._workers)
+            return self._grpc(address, tls=spec.tls)
         if spec.kind is SinkKind.WEBHOOK:
             webhook = WebhookOptions(options.webhook_pictures, options.timeout_s)
             return Webhook(address, spec.secret, webhook, self._http_trust, resolver, self._workers, self._clock)
@@ -117,6 +117,13 @@ class SinkOpener:
             return MqttSink(address, spec.topic, mqtt, self._mqtt_trust, resolver, self._clock)
         redis = RedisOptions(options.redis_max_length, options.timeout_s, self._ca_pem)
         return RedisSink(address, spec.topic, redis, resolver)
+
+    def callback(self, address: str) -> GrpcCallback:
+        """A gRPC callback for calls that are no events. Raises InvalidInput (field ``address``)."""
+        return self._grpc(parse_host_port(address), tls=False)
+
+    def _grpc(self, address: Address, *, tls: bool) -> GrpcCallback:
+        return GrpcCallback(address, GrpcOptions(tls, self._options.timeout_s, self._ca_pem), self._resolver, self._workers)
 
     async def reach(self, spec: SinkSpec, *, timeout_s: float = 3.0) -> None:
         """See whether somebody listens at the address of ``spec``; nothing is sent.

@@ -15,11 +15,10 @@ from face_server.domain.ports import Clock
 from face_server.domain.stream_ports import Journal, StreamRunner
 from face_server.domain.streams import SinkSpec, StreamSpec, StreamState, StreamStatus
 from face_server.errors import Conflict, FaceServerError, InvalidInput, NotFound, Overloaded, Unavailable
+from face_server.streams.masking import Masks, refuse_mask
 from face_server.streams.patience import spawn
 
 T = TypeVar("T")
-
-MASK = "***"
 
 _log = logging.getLogger(__name__)
 
@@ -40,18 +39,25 @@ class SpecListener(Protocol):
         ...
 
 
+async def _admit_all(_after: StreamSpec, _before: StreamSpec | None) -> None:
+    """Nothing outside of the spec needs to be asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class StreamChecks:
-    """What the adapters know of addresses.
+    """What the adapters know of addresses, and of the world that a spec refers to.
 
     ``check_url`` and ``check_sink`` raise InvalidInput; the sink's names the field within the sink.
     ``redact`` masks the credentials in an address. ``probe`` opens a source and closes it again.
+    ``admit`` is asked before a spec is registered or changed (given what it was before): it raises
+    InvalidInput for what is new in it and cannot work now, such as a receiver that nobody reaches.
     """
 
     check_url: Callable[[str], None]
     check_sink: Callable[[SinkSpec], None]
     redact: Callable[[str], str]
     probe: Callable[[StreamSpec], Awaitable[SourceInfo]]
+    admit: Callable[[StreamSpec, StreamSpec | None], Awaitable[None]] = _admit_all
 
 
 class Streams:
@@ -69,6 +75,7 @@ class Streams:
         self._listener = listener
         self._clock = clock
         self._checks = checks
+        self._masks = Masks(checks.redact)
         self._max_streams = max_streams
         self._specs: dict[str, StreamSpec] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -102,9 +109,7 @@ class Streams:
 
     def masked(self, spec: StreamSpec) -> StreamSpec:
         """``spec`` as people may see it: without credentials."""
-        redact = self._checks.redact
-        sinks = tuple(replace(sink, address=redact(sink.address), secret=MASK if sink.secret else "") for sink in spec.sinks)
-        return replace(spec, url=redact(spec.url), detail_url=redact(spec.detail_url), sinks=sinks)
+        return self._masks.masked(spec)
 
     def status(self, stream_id: str) -> StreamStatus:
         """A stream right now."""
@@ -124,15 +129,21 @@ class Streams:
         the limit of streams.
         """
         self._check(spec)
-        return await _to_the_end(self._create(spec))
+        self._check_place(spec.id)
+        await self._checks.admit(spec, None)
+        return await to_the_end(self._create(spec))
+
+    def _check_place(self, stream_id: str) -> None:
+        if stream_id in self._specs:
+            raise Conflict(f"there is a stream {stream_id!r} already", code="stream_exists", field="id")
+        if len(self._specs) >= self._max_streams:
+            message = f"{len(self._specs)} streams are registered, the most of this server (FACE_SERVER_STREAMS__MAX_STREAMS)"
+            raise Overloaded(message, retry_after_s=60.0, code="too_many_streams")
 
     async def _create(self, spec: StreamSpec) -> StreamSpec:
         async with self._turn(spec.id):
-            if spec.id in self._specs:
-                raise Conflict(f"there is a stream {spec.id!r} already", code="stream_exists", field="id")
-            if len(self._specs) >= self._max_streams:
-                message = f"{len(self._specs)} streams are registered, the most of this server (FACE_SERVER_STREAMS__MAX_STREAMS)"
-                raise Overloaded(message, retry_after_s=60.0, code="too_many_streams")
+            # Again: others may have come first while the world was asked.
+            self._check_place(spec.id)
             spec = spec if spec.created_at else replace(spec, created_at=self._clock.now())
             # Counted from here on: others ask for the last place while the journal writes.
             self._specs[spec.id] = spec
@@ -154,18 +165,28 @@ class Streams:
     async def change(self, stream_id: str, edit: Callable[[StreamSpec], StreamSpec]) -> StreamSpec:
         """Register what ``edit`` makes of a stream, and run it so. Masked credentials stand for those that are stored.
 
-        Raises NotFound, or InvalidInput that names the field; the stream is then as it was.
+        ``edit`` may be called twice. Raises NotFound, or InvalidInput that names the field; the stream
+        is then as it was.
         """
-        return await _to_the_end(self._change(stream_id, edit))
+        before = self.spec(stream_id)
+        after = self._edited(edit, before)
+        await self._checks.admit(after, before)
+        return await to_the_end(self._change(stream_id, edit))
+
+    def _edited(self, edit: Callable[[StreamSpec], StreamSpec], before: StreamSpec) -> StreamSpec:
+        """What ``edit`` makes of a spec, checked."""
+        after = self._masks.unmasked(replace(edit(before), id=before.id), before)
+        if after.enabled or not _same_places(after, before):
+            # What is switched off may stay as it is: an address that is forbidden by now must not keep it on.
+            self._check(after)
+        return after
 
     async def _change(self, stream_id: str, edit: Callable[[StreamSpec], StreamSpec]) -> StreamSpec:
         async with self._turn(stream_id):
             before = self.spec(stream_id)
-            edited = replace(edit(before), id=stream_id)
-            after = self._unmasked(edited, before)
+            after = self._edited(edit, before)
             if after == before and stream_id not in self._not_started:
                 return before
-            self._check(after)
             await self._store(after)
             try:
                 await self._run(after)
@@ -182,7 +203,7 @@ class Streams:
 
     async def remove(self, stream_id: str) -> None:
         """Stop a stream and forget it."""
-        await _to_the_end(self._remove(stream_id))
+        await to_the_end(self._remove(stream_id))
 
     async def _remove(self, stream_id: str) -> None:
         async with self._turn(stream_id):
@@ -252,33 +273,30 @@ class Streams:
 
     def _check(self, spec: StreamSpec) -> None:
         """Refuse addresses that cannot work, each under the name of its field."""
-        _named("url", lambda: self._checks.check_url(spec.url))
+        _named("url", lambda: self._check_url(spec.url))
         if spec.detail_url:
-            _named("detail_url", lambda: self._checks.check_url(spec.detail_url))
+            _named("detail_url", lambda: self._check_url(spec.detail_url))
         for index, sink in enumerate(spec.sinks):
             try:
+                refuse_mask(sink.address, "address")
+                refuse_mask(sink.secret, "secret")
                 self._checks.check_sink(sink)
             except InvalidInput as error:
                 field = f"sinks[{index}].{error.field}" if error.field else f"sinks[{index}]"
                 raise InvalidInput(error.message, code=error.code, field=field) from error
 
-    def _unmasked(self, spec: StreamSpec, stored: StreamSpec) -> StreamSpec:
-        """``spec`` with the credentials of ``stored`` where it repeats what ``masked`` showed of them."""
-        redact = self._checks.redact
-        urls = {redact(url): url for url in (stored.detail_url, stored.url)}
-        sinks = []
-        for sink in spec.sinks:
-            same = [old for old in stored.sinks if old.kind is sink.kind and sink.address in (redact(old.address), old.address)]
-            if same:
-                secret = same[0].secret if sink.secret == MASK else sink.secret
-                sink = replace(sink, address=same[0].address, secret=secret)  # noqa: PLW2901 - the same sink, with what was masked
-            sinks.append(sink)
-        return replace(spec, url=urls.get(spec.url, spec.url), detail_url=urls.get(spec.detail_url, spec.detail_url), sinks=tuple(sinks))
+    def _check_url(self, url: str) -> None:
+        refuse_mask(url, "url")
+        self._checks.check_url(url)
 
 
-async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """What was begun is finished even if its caller goes away: a half changed stream would stay so."""
-    return await asyncio.shield(spawn(work, "changing a stream"))
+def _same_places(one: StreamSpec, other: StreamSpec) -> bool:
+    return (one.url, one.detail_url, one.sinks) == (other.url, other.detail_url, other.sinks)
+
+
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """What was begun is finished even if its caller goes away: what is half changed would stay so."""
+    return await asyncio.shield(spawn(work, "changing"))
 
 
 def _named(field: str, check: Callable[[], None]) -> None:

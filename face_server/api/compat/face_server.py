@@ -8,8 +8,8 @@ a face is matched when its similarity reaches the collection's threshold, which 
 target FPIR and its size instead of the fixed 0.35; pictures are turned upright by their EXIF
 orientation; addresses go through the guarded fetcher, which reads no files and no private
 networks; ``img_base64`` is accepted in place of ``img_url``. Like there, a new face is stored
-however poor the picture is, as long as it shows exactly one. ``grpc_address`` is accepted, but
-this version sends no callbacks, and says so in a ``warning`` header.
+however poor the picture is, as long as it shows exactly one, and the receiver at ``grpc_address``
+is told of it once, without anybody waiting for that: a failure is logged.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from weakref import WeakValueDictionary
 from fastapi import APIRouter, Request, Response
 
 from face_server.api.compat.face_server_forms import BAD_REQUEST, OK, SMALL_LIST, documented, fields_of, reply
-from face_server.api.deps import ServicesDep
+from face_server.api.deps import ServedDep, ServicesDep
 from face_server.api.examples import PICTURE_BASE64
 from face_server.api.security import OPERATE, READ
-from face_server.api.services import Services
+from face_server.api.services import Served, Services
+from face_server.domain.face import Face
 from face_server.domain.identity import Identity, RemoveIdentity
 from face_server.domain.image import Image
 from face_server.domain.ports import AnalysisOptions
@@ -43,12 +44,11 @@ router = APIRouter(tags=["Face server"])
 UNREADABLE, NO_SUCH_NAME, NAME_TAKEN, NO_FACE, SEVERAL_FACES = -1, -1, -2, -2, -3
 UNKNOWN_NAME, UNKNOWN_CONF = "notfound", -2.0
 
-NO_CALLBACK = '299 face_server "no callback was sent: this version has none for added faces"'
-
 MAX_NAME_LENGTH = 256
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _PAGE = 1000
+_CROP_QUALITY = 92
 
 # Held while a name is checked and given away. An entry goes as soon as nobody holds or awaits it.
 _name_gates: WeakValueDictionary[tuple[int, str], asyncio.Lock] = WeakValueDictionary()
@@ -56,7 +56,11 @@ _name_gates: WeakValueDictionary[tuple[int, str], asyncio.Lock] = WeakValueDicti
 _URL = {"type": "string", "description": "http(s) address of the picture.", "examples": ["https://example.org/photo.jpg"]}
 _BASE64 = {"type": "string", "description": "The picture as base64, in place of `img_url`.", "examples": [PICTURE_BASE64]}
 _NAME = {"type": "string", "description": "Name of the person, in any script.", "examples": ["张三"]}
-_GRPC = {"type": "string", "description": "Accepted for compatibility; this version sends no callback."}
+_GRPC = {
+    "type": "string",
+    "description": "`host:port` of a receiver that is told of the new face, once.",
+    "examples": ["192.168.1.9:50051"],
+}
 
 
 _FACE_LIST = {"face_list": {"type": "array", "items": {"type": "string"}}}
@@ -101,9 +105,9 @@ async def image_recog(request: Request, services: ServicesDep) -> Response:
         _FACE_LIST,
     ),
 )
-async def add_face(request: Request, services: ServicesDep) -> Response:
+async def add_face(request: Request, served: ServedDep) -> Response:
     """Remember the one face of a picture under a new name."""
-    return await reply(_add_face(request, services), services)
+    return await reply(_add_face(request, served), served.services)
 
 
 @router.delete("/del_face", dependencies=[OPERATE], **documented({"face_name": _NAME}, {"face_name": "张三"}, _FACE_LIST))
@@ -140,7 +144,8 @@ async def _image_recog(request: Request, services: Services) -> dict[str, Any]:
     return {"code": OK, "face_data": face_data}
 
 
-async def _add_face(request: Request, services: Services) -> dict[str, Any]:
+async def _add_face(request: Request, served: Served) -> dict[str, Any]:
+    services = served.services
     fields = await fields_of(request, services)
     name = _name_of(fields)
     source, shown = _picture_of(fields)
@@ -153,14 +158,21 @@ async def _add_face(request: Request, services: Services) -> dict[str, Any]:
         count = await _count_faces(reading.image, services)
         if count == 1:
             try:
-                await services.enrollment.enroll(services.defaults.collection, Identity(new_id(), name), reading, override=True)
+                identity = Identity(new_id(), name)
+                enrolled = await services.enrollment.enroll(services.defaults.collection, identity, reading, override=True)
+                await _call_back(fields.get("grpc_address", "").strip(), name, enrolled.face, served)
             except FaceRejected:
                 # Enrolment looks at the picture with settings of its own, and may see no face in it.
                 count = 0
     if count != 1:
         return await _with_list(SEVERAL_FACES if count else NO_FACE, f"face num in {shown} is {count}", services)
-    added = await _with_list(OK, None, services)
-    return added | {"warning": NO_CALLBACK} if fields.get("grpc_address") else added
+    return await _with_list(OK, None, services)
+
+
+async def _call_back(address: str, name: str, face: Face | None, served: Served) -> None:
+    """Have a receiver told of a new face, if one was named."""
+    if address and face is not None and face.crop is not None:
+        served.cameras.callbacks.tell(address, name, await served.services.codec.encode_jpeg(face.crop, quality=_CROP_QUALITY))
 
 
 async def _del_face(request: Request, services: Services) -> dict[str, Any]:

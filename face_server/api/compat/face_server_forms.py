@@ -51,17 +51,16 @@ def answers(members: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
 
 
 async def reply(work: Awaitable[dict[str, Any]], services: Services) -> Response:
-    """The answer to what ``work`` returns or raises; a member ``warning`` becomes a header."""
+    """The answer to what ``work`` returns or raises."""
     try:
         values = await work
     except FaceServerError as error:
         if status_of(error) >= FAILED:
             _log.error("%s: %s", type(error).__name__, error.message)
         values = {"code": FAILED, "msg": problem_of(error)["detail"]}
-    warning = values.pop("warning", None)
     small = len(values.get("face_list", ())) <= SMALL_LIST
     content = _to_json(values) if small else await services.workers.run(_to_json, values)
-    return Response(content, media_type="application/json", headers={"warning": warning} if warning else None)
+    return Response(content, media_type="application/json")
 
 
 def _to_json(values: Mapping[str, Any]) -> bytes:
@@ -82,4 +81,12 @@ async def fields_of(request: Request, services: Services) -> dict[str, str]:
         raise InvalidInput(BAD_REQUEST) from error
     if not isinstance(fields, dict):
         raise InvalidInput(BAD_REQUEST)
-    return {name: value for name, value in fields.items() if isinstance(value, str)}
+    texts = {name: _text(value) for name, value in fields.items()}
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def _text(value: object) -> str | None:
+    """A field as a form would hold it, None for files and what has no such form."""
+    if isinstance(value, dict):
+        return orjson.dumps(value).decode()
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None

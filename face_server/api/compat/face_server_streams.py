@@ -6,14 +6,15 @@ is a stream of ``/v1/streams`` with the id ``task_id``, matched against the defa
 What differs from the original server: tasks survive restarts and reconnect by themselves; adding a
 camera that is away answers at once; ``/update_source`` (PUT or POST) applies all three fields, and
 members of ``rule_info`` that are left out stay as they are; numbers in ``rule_info`` may be strings;
-``frame_rate`` paces the pushed video without changing its speed. Without ``skip_frame_rate`` the newest frames are analysed,
-at most five a second.
+``frame_rate`` paces the pushed video without changing its speed; without ``skip_frame_rate`` the newest
+frames are analysed, at most five a second; a receiver that nobody reaches is refused when it is named
+first; a task that is rebuilt goes on to be pushed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,16 +22,26 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from face_server.api.compat.face_server_forms import BAD_REQUEST, FORMS, OK, answers, documented, fields_of, reply
+from face_server.api.compat.face_server_rules import rules_of
 from face_server.api.deps import ServedDep
 from face_server.api.security import OPERATE, READ
 from face_server.api.services import Served
-from face_server.domain.streams import FramePolicy, Mode, SinkKind, SinkSpec, StreamRules, StreamSpec
+from face_server.domain.streams import SinkKind, SinkSpec, StreamRules, StreamSpec
 from face_server.errors import Conflict, InvalidInput, NotFound
 
 router = APIRouter(tags=["Face server"])
 
 DUPLICATE = 11001
 ALIVE_S = 60
+_MAX_IDS = 10_000
+
+_THEIR_WORDS = {
+    "id": "task_id",
+    "url": "rtsp_url",
+    "rules.publish_fps": "frame_rate",
+    "rules.every_nth": "rule_info.skip_frame_rate",
+    "rules.realert_s": "rule_info.alert_time",
+}
 
 _TASK = {"type": "string", "description": "Id of the task, yours to choose.", "examples": ["1"]}
 _SOURCE_URL = {"type": "string", "description": "Address of the camera.", "examples": ["rtsp://admin:secret@192.168.1.20/stream1"]}
@@ -54,13 +65,13 @@ _IDS = {"requestBody": {"content": {"application/json": {"schema": {"type": "arr
 @router.post("/add_source", dependencies=[OPERATE], **documented(_FIELDS, _EXAMPLE, _SOURCE_LIST))
 async def add_source(request: Request, served: ServedDep) -> Response:
     """Register a camera under a task id and start to watch it."""
-    return await reply(_add_source(request, served), served.services)
+    return await reply(_in_their_words(_add_source(request, served)), served.services)
 
 
 @router.post("/rebuild_source", dependencies=[OPERATE], **documented(_FIELDS, _EXAMPLE, _SOURCE_LIST))
 async def rebuild_source(request: Request, served: ServedDep) -> Response:
     """Register a camera anew, in place of the task of that id if there is one."""
-    return await reply(_rebuild_source(request, served), served.services)
+    return await reply(_in_their_words(_rebuild_source(request, served)), served.services)
 
 
 @router.delete("/remove_source", dependencies=[OPERATE], **documented({"task_id": _TASK}, {"task_id": "1"}, _SOURCE_LIST))
@@ -72,19 +83,19 @@ async def remove_source(request: Request, served: ServedDep) -> Response:
 @router.post("/get_source_list", dependencies=[READ], **documented({}, {}, _SOURCE_LIST))
 async def get_source_list(served: ServedDep) -> Response:
     """Every task id, in the order in which they were added."""
-    return await reply(_listed(served), served.services)
+    return await reply(_get_source_list(served), served.services)
 
 
 @router.put("/update_source", dependencies=[OPERATE], **documented(_CHANGES, _CHANGE_EXAMPLE, _SOURCE_LIST))
 async def update_source(request: Request, served: ServedDep) -> Response:
     """Change receiver, frame rate and rules of a task while it runs; what is left out stays."""
-    return await reply(_update_source(request, served), served.services)
+    return await reply(_in_their_words(_update_source(request, served)), served.services)
 
 
 @router.post("/update_source", dependencies=[OPERATE], **documented(_CHANGES, _CHANGE_EXAMPLE, _SOURCE_LIST))
 async def post_update_source(request: Request, served: ServedDep) -> Response:
     """The same by POST, as the original's manual has it."""
-    return await reply(_update_source(request, served), served.services)
+    return await reply(_in_their_words(_update_source(request, served)), served.services)
 
 
 @router.post("/source_status", dependencies=[READ], response_class=Response, responses=answers(_DATA), openapi_extra=_IDS)
@@ -111,13 +122,25 @@ async def stop_pipes(request: Request, served: ServedDep) -> Response:
     return await reply(_pipes(request, served, publish=False), served.services)
 
 
+async def _in_their_words(work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    """The result of ``work``; what it refuses is named as in this API."""
+    try:
+        return await work
+    except InvalidInput as error:
+        field = error.field or ""
+        name = "grpc_address" if field.startswith("sinks") else _THEIR_WORDS.get(field)
+        if name is None:
+            raise
+        raise InvalidInput(f"{name}: {error.message}", code=error.code, field=name) from error
+
+
 async def _add_source(request: Request, served: Served) -> dict[str, Any]:
     spec = _spec_of(await fields_of(request, served.services), served)
     try:
         await served.cameras.streams.create(spec)
     except Conflict:
-        return {"code": DUPLICATE, "msg": f"duplicate task id {spec.id}", **await _list(served)}
-    return await _listed(served)
+        return {**_listed(served), "code": DUPLICATE, "msg": f"duplicate task id {spec.id}"}
+    return _listed(served)
 
 
 async def _rebuild_source(request: Request, served: Served) -> dict[str, Any]:
@@ -127,7 +150,7 @@ async def _rebuild_source(request: Request, served: Served) -> dict[str, Any]:
         await served.cameras.streams.restart(spec.id)
     except NotFound:
         await served.cameras.streams.create(spec)
-    return await _listed(served)
+    return _listed(served)
 
 
 async def _remove_source(request: Request, served: Served) -> dict[str, Any]:
@@ -135,8 +158,8 @@ async def _remove_source(request: Request, served: Served) -> dict[str, Any]:
     try:
         await served.cameras.streams.remove(task_id)
     except NotFound:
-        return {"msg": f"can not find task id {task_id}", **await _listed(served)}
-    return await _listed(served)
+        return {**_listed(served), "msg": f"can not find task id {task_id}"}
+    return _listed(served)
 
 
 async def _update_source(request: Request, served: Served) -> dict[str, Any]:
@@ -144,17 +167,14 @@ async def _update_source(request: Request, served: Served) -> dict[str, Any]:
     task_id = _needed(fields, "task_id")
 
     def updated(spec: StreamSpec) -> StreamSpec:
-        sinks = spec.sinks
-        if "grpc_address" in fields:
-            others = tuple(sink for sink in sinks if sink.kind is not SinkKind.GRPC)
-            sinks = (*_callbacks(fields), *others)
-        return replace(spec, sinks=sinks, rules=_rules_of(fields, spec.rules))
+        sinks = _callbacks(fields, spec.sinks) if "grpc_address" in fields else spec.sinks
+        return replace(spec, sinks=sinks, rules=rules_of(fields, spec.rules))
 
     try:
         await served.cameras.streams.change(task_id, updated)
     except NotFound:
-        return {"msg": f"can not find task id {task_id}", **await _listed(served)}
-    return await _listed(served)
+        return {**_listed(served), "msg": f"can not find task id {task_id}"}
+    return _listed(served)
 
 
 async def _source_status(request: Request, served: Served) -> dict[str, Any]:
@@ -186,12 +206,12 @@ async def _pipes(request: Request, served: Served, *, publish: bool) -> dict[str
     return {"code": OK, "msg": f"input task ids: {task_ids}, {verb} success ids: {','.join(done)}"}
 
 
-async def _listed(served: Served) -> dict[str, Any]:
-    return {"code": OK, **await _list(served)}
+async def _get_source_list(served: Served) -> dict[str, Any]:
+    return _listed(served)
 
 
-async def _list(served: Served) -> dict[str, Any]:
-    return {"source_list": [spec.id for spec in served.cameras.streams.specs()]}
+def _listed(served: Served) -> dict[str, Any]:
+    return {"code": OK, "source_list": [spec.id for spec in served.cameras.streams.specs()]}
 
 
 async def _ids_of(request: Request) -> list[str]:
@@ -202,6 +222,8 @@ async def _ids_of(request: Request) -> list[str]:
         raise InvalidInput(BAD_REQUEST) from error
     if not isinstance(values, list) or not all(isinstance(value, str | int) for value in values):
         raise InvalidInput("the body must be a JSON array of task ids")
+    if len(values) > _MAX_IDS:
+        raise InvalidInput(f"the body names {len(values)} task ids, at most {_MAX_IDS} are allowed")
     return [str(value) for value in values]
 
 
@@ -210,59 +232,20 @@ def _spec_of(fields: Mapping[str, str], served: Served) -> StreamSpec:
         id=_needed(fields, "task_id"),
         url=_needed(fields, "rtsp_url"),
         collections=(served.services.defaults.collection,),
-        rules=_rules_of(fields, StreamRules(strangers=False)),
+        rules=rules_of(fields, StreamRules(strangers=False)),
         sinks=_callbacks(fields),
         created_at=served.services.clock.now(),
     )
 
 
-def _callbacks(fields: Mapping[str, str]) -> tuple[SinkSpec, ...]:
+def _callbacks(fields: Mapping[str, str], sinks: tuple[SinkSpec, ...] = ()) -> tuple[SinkSpec, ...]:
+    """``sinks`` with the receiver that ``grpc_address`` names, or none, in place of those that were there."""
     address = fields.get("grpc_address", "").strip()
-    return (SinkSpec(SinkKind.GRPC, address),) if address else ()
-
-
-def _rules_of(fields: Mapping[str, str], rules: StreamRules) -> StreamRules:
-    """``rules`` with what ``frame_rate`` and ``rule_info`` say. Raises InvalidInput."""
-    members: dict[str, Any] = {}
-    if "frame_rate" in fields:
-        members["publish_fps"] = float(_number(fields["frame_rate"], "frame_rate"))
-    info = _rule_info(fields.get("rule_info", ""))
-    if "mode" in info:
-        if info["mode"] not in {mode.value for mode in Mode}:
-            raise InvalidInput("rule_info.mode must be cpu or gpu", field="rule_info")
-        members["mode"] = Mode(info["mode"])
-    if "skip_frame_rate" in info:
-        members |= _frames(_number(info["skip_frame_rate"], "rule_info.skip_frame_rate"))
-    if "add_stranger" in info:
-        members["strangers"] = _number(info["add_stranger"], "rule_info.add_stranger") != 0
-    if "alert_time" in info:
-        members["realert_s"] = float(_number(info["alert_time"], "rule_info.alert_time"))
-    return replace(rules, **members)
-
-
-def _frames(skip: int) -> dict[str, Any]:
-    if skip <= 0:
-        return {"frames": FramePolicy.NEWEST, "max_fps": StreamRules().max_fps}
-    if skip == 1:
-        return {"frames": FramePolicy.EVERY, "max_fps": 0.0}
-    return {"frames": FramePolicy.NTH, "every_nth": skip, "max_fps": 0.0}
-
-
-def _rule_info(text: str) -> dict[str, Any]:
-    if not text:
-        return {}
-    try:
-        info = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput("rule_info is not valid JSON", field="rule_info") from error
-    return info if isinstance(info, dict) else {}
-
-
-def _number(value: object, field: str) -> int:
-    try:
-        return int(value) if isinstance(value, str | int) else int(float(str(value)))
-    except ValueError as error:
-        raise InvalidInput(f"{field} must be a whole number", field=field) from error
+    others = tuple(sink for sink in sinks if sink.kind is not SinkKind.GRPC)
+    if not address:
+        return others
+    same = next((sink for sink in sinks if sink.kind is SinkKind.GRPC and sink.address == address), None)
+    return (same or SinkSpec(SinkKind.GRPC, address), *others)
 
 
 def _needed(fields: Mapping[str, str], name: str) -> str:

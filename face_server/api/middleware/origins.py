@@ -17,6 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from face_server.api.services import Services
 from face_server.errors import AccessDenied
 
+_REQUESTS = frozenset({"http", "websocket"})
+
 
 class Origins:
     """Refuses foreign pages where no API key does. ``cors_origins`` and ``hosts`` are trusted."""
@@ -27,8 +29,8 @@ class Origins:
         self._hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request. Raises AccessDenied."""
-        if scope["type"] == "http" and cast("Services", scope["app"].state.services).keys is None:
+        """Handle one request or WebSocket. Raises AccessDenied."""
+        if scope["type"] in _REQUESTS and cast("Services", scope["app"].state.services).keys is None:
             headers = Headers(scope=scope)
             self._check(headers.get("host", ""), headers.get("origin"))
         await self._app(scope, receive, send)

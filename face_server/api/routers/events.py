@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import datetime
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Path, Query, Request, WebSocket
+from pydantic import AwareDatetime
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
 from face_server.api.deps import ID_PATTERN, STREAM_ID_PATTERN, CamerasDep
-from face_server.api.live import LiveResponse
-from face_server.api.problems import problem_of, responses
+from face_server.api.live import LiveResponse, beating, is_endless, until_set
+from face_server.api.problems import responses
 from face_server.api.rendering import JPEG_ANSWER, json_reply
 from face_server.api.schemas.events import EventBody, EventPage
 from face_server.api.schemas.streams import Kind
@@ -24,15 +24,17 @@ from face_server.api.security import READ, authorize, secret_in
 from face_server.api.services import Cameras
 from face_server.domain.access import Role
 from face_server.domain.events import Event, EventFilter, EventKind
-from face_server.errors import AccessDenied, FaceServerError, InvalidInput, NotFound
-from face_server.sinks.payload import event_payload
+from face_server.errors import FaceServerError, InvalidInput, NotFound
+from face_server.sinks.payload import event_json, event_payload
 
 router = APIRouter(prefix="/v1/events", tags=["events"])
 
 _HEARTBEAT_S = 15.0
 _SSE = "text/event-stream"
 _NEWEST = 2**63 - 1
-_POLICY_VIOLATION, _TRY_AGAIN = 1008, 1013
+# Close codes of RFC 6455 and its registry; a reason has at most 123 bytes.
+_GOING_AWAY, _TRY_AGAIN = 1001, 1013
+_MAX_REASON = 40
 _PAGE_OR_STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {_SSE: {"schema": {"type": "string"}}}, "description": "A page, or events as they happen."}
 }
@@ -49,8 +51,8 @@ Streams = Annotated[
 Kinds = Annotated[list[Kind] | None, Query(alias="kind", max_length=6, description="Of these kinds only.")]
 Identity = Annotated[str | None, Query(alias="identity_id", pattern=ID_PATTERN, description="About this person only.")]
 Stranger = Annotated[str | None, Query(alias="stranger_id", pattern=ID_PATTERN, description="About this stranger only.")]
-Since = Annotated[datetime | None, Query(description="At this time or later (RFC 3339).")]
-Until = Annotated[datetime | None, Query(description="Before this time (RFC 3339).")]
+Since = Annotated[AwareDatetime | None, Query(description="At this time or later (RFC 3339).")]
+Until = Annotated[AwareDatetime | None, Query(description="Before this time (RFC 3339).")]
 
 
 @router.get(
@@ -80,19 +82,14 @@ async def list_events(  # one parameter a filter
     first those after `after` (or the header `last-event-id`), then each as it happens. The same
     address speaks WebSocket.
     """
-    where = EventFilter(
-        streams=tuple(stream or ()),
-        kinds=tuple(EventKind(one) for one in kind or ()),
-        identity_id=identity or "",
-        stranger_id=stranger or "",
-        since=since.timestamp() if since else None,
-        until=until.timestamp() if until else None,
-    )
-    if _SSE in request.headers.get("accept", ""):
-        start = _resumed(request.headers, after)
-        return LiveResponse(_beating(cameras, start, where), _sse, media_type=_SSE)
+    where = _filter(stream, kind, identity, stranger, since, until)
     if after is not None and before is not None:
         raise InvalidInput("after and before exclude each other", field="before")
+    if is_endless(request.scope):
+        if before is not None:
+            raise InvalidInput("events as they happen have no before", field="before")
+        start = _resumed(request.headers, after)
+        return LiveResponse(_followed(cameras, start, where), _sse, media_type=_SSE)
     if after is None:
         found = await cameras.journal.events(before=_NEWEST if before is None else before, limit=limit, where=where)
     else:
@@ -106,25 +103,29 @@ async def event_socket(
     after: Cursor = None,
     stream: Streams = None,
     kind: Kinds = None,
+    identity: Identity = None,
+    stranger: Stranger = None,
 ) -> None:
-    """Each event as a JSON text, as it happens; first those after ``after``. The key goes in the usual headers."""
+    """Each event as a JSON text, as it happens; first those after ``after``. The key goes in the usual headers.
+
+    What cannot be served is refused before the handshake, with the status and the problem of any other request.
+    """
     state = socket.app.state
     cameras: Cameras = state.cameras
-    try:
-        await authorize(state.services, Role.READ, secret_in(socket.headers))
-    except AccessDenied:
-        await socket.close(_POLICY_VIOLATION)
-        return
-    where = EventFilter(streams=tuple(stream or ()), kinds=tuple(EventKind(one) for one in kind or ()))
-    await socket.accept()
-    sending = asyncio.create_task(_send_events(socket, cameras, after, where))
-    leaving = asyncio.create_task(_wait_for_leave(socket))
-    try:
-        await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        sending.cancel()
-        leaving.cancel()
-        await asyncio.wait({sending, leaving})
+    await authorize(state.services, Role.READ, secret_in(socket.headers))
+    where = _filter(stream, kind, identity, stranger)
+    async with cameras.live.subscribe(after=after, where=where) as events, aclosing(until_set(state.leaving, events)) as shown:
+        await socket.accept()
+        sending = asyncio.create_task(_send_events(socket, shown))
+        leaving = asyncio.create_task(_wait_for_leave(socket))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sending.cancel()
+            leaving.cancel()
+            await asyncio.wait({sending, leaving})
+    if not sending.cancelled():
+        sending.result()
 
 
 @router.get(
@@ -175,60 +176,56 @@ async def _picture(picture_id: str, cameras: Cameras) -> Response:
     return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
 
+def _filter(
+    streams: list[str] | None,
+    kinds: list[Kind] | None,
+    identity_id: str | None,
+    stranger_id: str | None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> EventFilter:
+    return EventFilter(
+        streams=tuple(streams or ()),
+        kinds=tuple(EventKind(one) for one in kinds or ()),
+        identity_id=identity_id or "",
+        stranger_id=stranger_id or "",
+        since=since.timestamp() if since else None,
+        until=until.timestamp() if until else None,
+    )
+
+
 def _resumed(headers: Headers, after: int | None) -> int | None:
     """Where a reconnecting listener goes on: browsers send the id of the last event they saw."""
     last = headers.get("last-event-id", "")
-    return int(last) if last.isascii() and last.isdigit() and len(last) <= len(str(_NEWEST)) else after
+    return min(int(last), _NEWEST) if last.isascii() and last.isdigit() and len(last) <= len(str(_NEWEST)) else after
 
 
 @asynccontextmanager
-async def _beating(cameras: Cameras, after: int | None, where: EventFilter) -> AsyncIterator[AsyncIterator[Event | None]]:
-    """Events as they happen, and None whenever there were none for a while, so that dead connections are noticed."""
-    async with cameras.live.subscribe(after=after, where=where) as events:
-
-        async def beats() -> AsyncIterator[Event | None]:
-            yield None
-            coming = asyncio.ensure_future(anext(events))
-            try:
-                while True:
-                    done, _ = await asyncio.wait({coming}, timeout=_HEARTBEAT_S)
-                    if not done:
-                        yield None
-                        continue
-                    yield coming.result()
-                    coming = asyncio.ensure_future(anext(events))
-            except StopAsyncIteration:
-                return
-            finally:
-                coming.cancel()
-
-        yield beats()
+async def _followed(cameras: Cameras, after: int | None, where: EventFilter) -> AsyncIterator[AsyncIterator[Event | None]]:
+    """Events as they happen, with beats in between."""
+    async with cameras.live.subscribe(after=after, where=where) as events, aclosing(beating(events, _HEARTBEAT_S)) as beats:
+        yield beats
 
 
 def _sse(event: Event | None) -> bytes:
     if event is None:
         return b": still here\n\n"
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.cursor, event.kind.value.encode(), _json(event))
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.cursor, event.kind.value.encode(), event_json(event))
 
 
-def _json(event: Event) -> bytes:
-    return orjson.dumps(event_payload(event), option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-async def _send_events(socket: WebSocket, cameras: Cameras, after: int | None, where: EventFilter) -> None:
-    try:
-        async with cameras.live.subscribe(after=after, where=where) as events:
+async def _send_events(socket: WebSocket, events: AsyncIterator[Event]) -> None:
+    """Until the client is gone, or the server goes."""
+    with suppress(WebSocketDisconnect):
+        try:
             async for event in events:
-                await socket.send_text(_json(event).decode())
-    except FaceServerError as error:
-        members: dict[str, Any] = problem_of(error)
-        await socket.send_text(orjson.dumps(members).decode())
-        await socket.close(_TRY_AGAIN)
+                await socket.send_text(event_json(event).decode())
+        except FaceServerError as error:
+            await socket.close(_TRY_AGAIN, error.message[:_MAX_REASON])
+        else:
+            await socket.close(_GOING_AWAY)
 
 
 async def _wait_for_leave(socket: WebSocket) -> None:
-    try:
-        while True:
-            await socket.receive_text()
-    except WebSocketDisconnect:
-        return
+    """Nothing that a listener says matters but that it leaves."""
+    while (await socket.receive())["type"] != "websocket.disconnect":
+        pass

@@ -8,12 +8,14 @@ from fastapi import APIRouter, Depends, Path, Query
 from starlette.responses import Response
 
 from face_server.api.bodies import BodyReader
-from face_server.api.deps import ID_PATTERN, CamerasDep
+from face_server.api.deps import ID_PATTERN, CamerasDep, ServedDep
 from face_server.api.problems import responses
 from face_server.api.rendering import JPEG_ANSWER, json_reply, timestamp
 from face_server.api.schemas.events import MergeRequest, NamedBody, NameRequest, StrangerBody, StrangerPage
 from face_server.api.security import OPERATE, READ
+from face_server.api.services import Cameras, Served
 from face_server.domain.strangers import Stranger
+from face_server.streams.registry import to_the_end
 
 router = APIRouter(prefix="/v1/strangers", tags=["strangers"])
 
@@ -72,14 +74,10 @@ async def stranger_picture(stranger_id: StrangerId, cameras: CamerasDep) -> Resp
     responses=responses(404, 409, 415),
 )
 async def name_stranger(
-    stranger_id: StrangerId, body: Annotated[NameRequest, Depends(BodyReader(NameRequest).read)], cameras: CamerasDep
+    stranger_id: StrangerId, body: Annotated[NameRequest, Depends(BodyReader(NameRequest).read)], served: ServedDep
 ) -> Response:
-    """Make a stranger an identity of a collection, or part of one. Past events follow."""
-    identity = await cameras.strangers.name(
-        stranger_id, collection=body.collection, name=body.name or "", identity_id=body.identity_id or ""
-    )
-    events = await cameras.journal.name_stranger(stranger_id, name=identity.name, collection=body.collection, identity_id=identity.id)
-    return json_reply({"collection": body.collection, "identity_id": identity.id, "name": identity.name, "events": events})
+    """Make a stranger an identity of a collection, or part of one. Past events and who is in view follow."""
+    return json_reply(await to_the_end(_name(stranger_id, body, served)))
 
 
 @router.post(
@@ -93,10 +91,8 @@ async def name_stranger(
 async def merge_stranger(
     stranger_id: StrangerId, body: Annotated[MergeRequest, Depends(BodyReader(MergeRequest).read)], cameras: CamerasDep
 ) -> Response:
-    """Make a stranger part of another. Past events follow."""
-    merged = await cameras.strangers.merge(stranger_id, body.into)
-    await cameras.journal.name_stranger(stranger_id, name=merged.name, into=merged.id)
-    return json_reply(_shown(merged))
+    """Make a stranger part of another. Past events and who is in view follow."""
+    return json_reply(_shown(await to_the_end(_merge(stranger_id, body.into, cameras))))
 
 
 @router.delete(
@@ -112,6 +108,21 @@ async def dismiss_stranger(stranger_id: StrangerId, cameras: CamerasDep) -> Resp
     """Erase a stranger's templates and crops. Past events stay."""
     await cameras.strangers.dismiss(stranger_id)
     return Response(status_code=204)
+
+
+async def _name(stranger_id: str, body: NameRequest, served: Served) -> dict[str, Any]:
+    collection, cameras = body.collection or served.services.defaults.collection, served.cameras
+    identity = await cameras.strangers.name(
+        stranger_id, collection=collection, name=body.name or "", identity_id=body.identity_id or "", override=body.override
+    )
+    events = await cameras.journal.name_stranger(stranger_id, name=identity.name, collection=collection, identity_id=identity.id)
+    return {"collection": collection, "identity_id": identity.id, "name": identity.name, "events": events}
+
+
+async def _merge(stranger_id: str, into: str, cameras: Cameras) -> Stranger:
+    merged = await cameras.strangers.merge(stranger_id, into)
+    await cameras.journal.name_stranger(stranger_id, name=merged.name, into=merged.id)
+    return merged
 
 
 def _shown(stranger: Stranger) -> dict[str, Any]:

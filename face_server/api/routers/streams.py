@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
 from face_server.api.bodies import BodyReader
-from face_server.api.deps import CamerasDep, StreamId
+from face_server.api.deps import CamerasDep, ServedDep, StreamId
 from face_server.api.live import LiveResponse
 from face_server.api.problems import responses
 from face_server.api.rendering import JPEG_ANSWER, json_reply
@@ -25,7 +25,7 @@ from face_server.api.schemas.streams import (
     StreamSettings,
 )
 from face_server.api.security import OPERATE, READ
-from face_server.api.services import Cameras
+from face_server.api.services import Cameras, Served
 from face_server.api.stream_bodies import changed, spec_of, stream_body
 from face_server.domain.streams import StreamSpec, Transport
 from face_server.errors import NotFound
@@ -54,10 +54,13 @@ async def list_streams(cameras: CamerasDep) -> Response:
     status_code=201,
     responses=responses(409, 415),
 )
-async def create_stream(body: Annotated[StreamRequest, Depends(BodyReader(StreamRequest).read)], cameras: CamerasDep) -> Response:
-    """Register a stream and start it. Answers at once; `status` tells whether the camera could be reached."""
-    spec = spec_of(body.id or secrets.token_hex(6), body, cameras.clock.now())
-    return json_reply(_shown(await cameras.streams.create(spec), cameras), 201)
+async def create_stream(body: Annotated[StreamRequest, Depends(BodyReader(StreamRequest).read)], served: ServedDep) -> Response:
+    """Register a stream and start it. Answers at once; `status` tells whether the camera could be reached.
+
+    Collections must exist and somebody must listen at the address of each sink; else nothing is registered.
+    """
+    spec = _spec_of(body.id or secrets.token_hex(6), body, served)
+    return json_reply(_shown(await served.cameras.streams.create(spec), served.cameras), 201)
 
 
 @router.post(
@@ -96,15 +99,16 @@ async def get_stream(stream_id: StreamId, cameras: CamerasDep) -> Response:
     responses=responses(409, 415) | {201: {"model": StreamBody, "description": "Registered."}},
 )
 async def put_stream(
-    stream_id: StreamId, body: Annotated[StreamSettings, Depends(BodyReader(StreamSettings).read)], cameras: CamerasDep
+    stream_id: StreamId, body: Annotated[StreamSettings, Depends(BodyReader(StreamSettings).read)], served: ServedDep
 ) -> Response:
     """Make a stream of this id be exactly as the body says. Tracks go on unless the source changes."""
-    spec = spec_of(stream_id, body, cameras.clock.now())
+    spec = _spec_of(stream_id, body, served)
+    streams = served.cameras.streams
     try:
-        stored = await cameras.streams.change(stream_id, lambda current: replace(spec, created_at=current.created_at))
+        stored = await streams.change(stream_id, lambda current: replace(spec, created_at=current.created_at))
     except NotFound:
-        return json_reply(_shown(await cameras.streams.create(spec), cameras), 201)
-    return json_reply(_shown(stored, cameras))
+        return json_reply(_shown(await streams.create(spec), served.cameras), 201)
+    return json_reply(_shown(stored, served.cameras))
 
 
 @router.patch(
@@ -118,7 +122,10 @@ async def put_stream(
 async def patch_stream(
     stream_id: StreamId, body: Annotated[StreamPatch, Depends(BodyReader(StreamPatch).read)], cameras: CamerasDep
 ) -> Response:
-    """Change the members that the body names, while the stream runs. `"enabled": false` stops it."""
+    """Change the members that the body names, while the stream runs. `"enabled": false` stops it.
+
+    Only what is new is looked at: a receiver that is away now does not stand in the way of other changes.
+    """
     return json_reply(_shown(await cameras.streams.change(stream_id, lambda spec: changed(spec, body)), cameras))
 
 
@@ -203,6 +210,10 @@ async def stream_preview(stream_id: StreamId, cameras: CamerasDep) -> Response:
 
 def _part(jpeg: bytes) -> bytes:
     return b"--%s\r\ncontent-type: image/jpeg\r\ncontent-length: %d\r\n\r\n%s\r\n" % (_BOUNDARY.encode(), len(jpeg), jpeg)
+
+
+def _spec_of(stream_id: str, body: StreamSettings, served: Served) -> StreamSpec:
+    return spec_of(stream_id, body, served.services.clock.now(), served.services.defaults.collection)
 
 
 def _shown(spec: StreamSpec, cameras: Cameras) -> dict[str, object]:

@@ -69,7 +69,9 @@ class EventPage(BaseModel):
     """Some events."""
 
     events: list[EventBody]
-    next_cursor: int | None = Field(description="Send it as `after` (or `before`, reading backwards) for the next page; null on the last.")
+    next_cursor: int | None = Field(
+        description="Send it as `after` (or `before`, reading backwards) for the next page; null where a page was not full."
+    )
 
 
 class StrangerBody(BaseModel):
@@ -96,9 +98,10 @@ class NameRequest(RequestModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "Ada Lovelace"}]})
 
-    collection: str = Field("default", pattern=COLLECTION_PATTERN)
+    collection: str | None = Field(None, pattern=COLLECTION_PATTERN, description="The server's default collection if left out.")
     name: PersonName | None = None
-    identity_id: str | None = Field(None, pattern=ID_PATTERN)
+    identity_id: str | None = Field(None, pattern=ID_PATTERN, description="Somebody of the collection.")
+    override: bool = Field(False, description="Whether to do so although the stranger looks like somebody else of the collection.")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:

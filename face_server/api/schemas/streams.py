@@ -25,6 +25,10 @@ CollectionNames = Annotated[
     list[Annotated[str, Field(pattern=COLLECTION_PATTERN)]],
     Field(max_length=MAX_COLLECTIONS, description="Collections whose people are recognised.", examples=[["default"]]),
 ]
+StreamName = Annotated[
+    str,
+    Field(max_length=MAX_NAME, pattern=r"^[^\x00-\x1f\x7f]*$", description="For people.", examples=["Entrance"]),
+]
 SourceUrl = Annotated[
     str,
     Field(
@@ -96,7 +100,9 @@ class SinkBody(RequestModel):
         "redis: `redis[s]://…`; log: empty.",
     )
     topic: str = Field("", max_length=256, description="Prefix of MQTT topics, or key of the Redis stream.")
-    secret: str = Field("", max_length=256, description="Signs webhooks (HMAC-SHA256). Never shown again.")
+    secret: str = Field(
+        "", max_length=256, description="Signs webhooks (HMAC-SHA256). Never shown again; `***` keeps the one that is stored."
+    )
     tls: bool = Field(False, description="grpc: use TLS.")
     events: list[Kind] = Field(default=[], max_length=6, description="Kinds of events that go there; all if empty.")
 
@@ -110,10 +116,12 @@ class StreamSettings(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"url": _URL, "name": "Entrance", "rules": _RULES_EXAMPLE}]})
 
     url: SourceUrl
-    name: str = Field("", max_length=MAX_NAME, description="For people.", examples=["Entrance"])
+    name: StreamName = ""
     detail_url: str = Field("", max_length=2048, description="A larger picture of the same camera, from which faces are cropped.")
     transport: Literal["tcp", "udp"] = Field("tcp", description="How RTSP carries the pictures.")
-    collections: CollectionNames = Field(default=["default"])
+    collections: CollectionNames | None = Field(
+        None, description="Collections whose people are recognised; the server's default collection if left out."
+    )
     rules: RulesBody = RulesBody()
     sinks: Sinks = Field(default=[])
     enabled: bool = Field(True, description="Whether it should run; kept across restarts.")
@@ -139,11 +147,11 @@ class StreamPatch(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"rules": {"max_fps": 2}}]})
 
     url: SourceUrl | None = None
-    name: str | None = Field(None, max_length=MAX_NAME)
+    name: StreamName | None = None
     detail_url: str | None = Field(None, max_length=2048)
     transport: Literal["tcp", "udp"] | None = None
     collections: CollectionNames | None = None
-    rules: RulesPatch | None = Field(None, description="Members of the rules to change.")
+    rules: RulesPatch | None = Field(None, description="Members of `RulesBody` to change.")
     sinks: Sinks | None = Field(None, description="Replaces all sinks.")
     enabled: bool | None = None
 
