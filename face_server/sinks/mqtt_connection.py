@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass
 from typing import Any
 
 from aiomqtt import Client, MqttError, Will
@@ -22,6 +23,26 @@ _LAST_PAUSE_S = 60.0
 _GOODBYE_S = 0.4
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Link:
+    """A connected client, for as long as the connection lasts."""
+
+    client: Client
+    ended: asyncio.Event
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Publish at QoS 1; returns with the broker's receipt. Raises MqttError at once when the connection ends before."""
+        sending = asyncio.create_task(self.client.publish(topic, payload, qos=1, retain=retain))
+        ending = asyncio.create_task(self.ended.wait())
+        try:
+            await asyncio.wait({sending, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                raise MqttError("the connection ended")
+            sending.result()
+        finally:
+            await _cancel((sending, ending))
+
+
 class MqttConnection:
     """Keeps one client connected, in a task of its own.
 
@@ -36,14 +57,13 @@ class MqttConnection:
         self._resolver = resolver
         self._clock = clock
         self._keeper: asyncio.Task[None] | None = None
-        self._current: Client | None = None
-        self._lost = asyncio.Event()
+        self._current: Link | None = None
         self._wanted = asyncio.Event()
-        self._waiting: asyncio.Future[Client] | None = None
+        self._waiting: asyncio.Future[Link] | None = None
         self._closed = False
 
-    async def client(self) -> Client:
-        """The connected client; a pause between attempts ends at once. Raises what the next attempt fails with."""
+    async def link(self) -> Link:
+        """The live connection; a pause between attempts ends at once. Raises what the next attempt fails with."""
         if self._closed:
             raise Unavailable("the connection to the broker is closed", retry_after_s=0.0)
         if self._current is not None:
@@ -55,11 +75,11 @@ class MqttConnection:
         self._wanted.set()
         return await asyncio.shield(self._waiting)
 
-    def drop(self, client: Client) -> None:
-        """Connect anew: ``client`` does not answer."""
-        if client is self._current:
+    def drop(self, link: Link) -> None:
+        """Connect anew: ``link`` does not answer."""
+        link.ended.set()
+        if link is self._current:
             self._current = None
-            self._lost.set()
 
     async def close(self) -> None:
         """Say goodbye and disconnect. Idempotent."""
@@ -113,36 +133,24 @@ class MqttConnection:
 
     async def _serve(self, client: Client) -> None:
         """Hand the client out until it is lost."""
-        await client.publish(self._presence, b"online", qos=1, retain=True)
-        self._lost.clear()
-        self._current = client
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None and not waiting.done():
-            waiting.set_result(client)
+        link = Link(client, asyncio.Event())
+        breaking = asyncio.create_task(_break(link))
         try:
-            await self._loss(client)
+            await link.publish(self._presence, b"online", retain=True)
+            self._current = link
+            waiting, self._waiting = self._waiting, None
+            if waiting is not None and not waiting.done():
+                waiting.set_result(link)
+            await link.ended.wait()
         except asyncio.CancelledError:
             with contextlib.suppress(MqttError, TimeoutError):
                 async with asyncio.timeout(_GOODBYE_S):
-                    await client.publish(self._presence, b"offline", qos=1, retain=True)
+                    await link.publish(self._presence, b"offline", retain=True)
             raise
         finally:
             self._current = None
-
-    async def _loss(self, client: Client) -> None:
-        """Wait until the connection breaks or somebody drops it."""
-
-        async def broken() -> None:
-            # Nothing is subscribed to: the iteration ends with the connection.
-            with contextlib.suppress(MqttError):
-                async for _ in client.messages:
-                    pass
-
-        ends: set[asyncio.Future[Any]] = {asyncio.create_task(broken()), asyncio.create_task(self._lost.wait())}
-        try:
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await _cancel(ends)
+            link.ended.set()
+            await _cancel((breaking,))
 
     def _fail(self, error: FaceServerError) -> None:
         waiting, self._waiting = self._waiting, None
@@ -158,6 +166,15 @@ class MqttConnection:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await _cancel(ends)
+
+
+async def _break(link: Link) -> None:
+    """Notice that the connection broke: nothing is subscribed to, so the iteration ends with the connection alone."""
+    try:
+        async for _ in link.client.messages:
+            pass
+    except MqttError:
+        link.ended.set()
 
 
 async def _cancel(tasks: Collection[asyncio.Future[Any]]) -> None:

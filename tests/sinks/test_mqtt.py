@@ -109,6 +109,22 @@ async def test_availability(opener: SinkOpener, tmp_path: Path) -> None:
         await until(lambda: newest(receiver, "home/faces/availability") == b"offline")
 
 
+async def test_a_broker_that_dies_with_a_message_in_hand(opening: Opening, tmp_path: Path) -> None:
+    """The delivery fails when the connection ends, long before its deadline."""
+    async with broker(tmp_path) as receiver:
+        sink = opening(timeout_s=30).open(receiver.spec)
+        await sink.deliver(event(1), {})
+        receiver.freeze()
+        delivering = asyncio.create_task(sink.deliver(event(2), {}))
+        await asyncio.sleep(0.1)
+        await receiver.leave()
+        started = time.monotonic()
+        with pytest.raises(Unavailable, match="broke off"):
+            await delivering
+        assert time.monotonic() - started < 1
+        await sink.close()
+
+
 async def test_a_long_name(opener: SinkOpener, tmp_path: Path) -> None:
     """Home Assistant takes states of 255 characters at most."""
     async with broker(tmp_path) as receiver:
