@@ -8,7 +8,7 @@ import sqlite3
 from face_server.journal.options import JournalOptions
 
 _DAY_S = 86_400.0
-_AT_ONCE = 32
+AT_ONCE = 32
 
 _WAITS = "EXISTS (SELECT 1 FROM deliveries d WHERE d.cursor = e.cursor)"
 _DIED = "EXISTS (SELECT 1 FROM dead_letters l WHERE l.cursor = e.cursor)"
@@ -20,21 +20,21 @@ _log = logging.getLogger(__name__)
 
 
 def erase_some(connection: sqlite3.Connection, now: float, options: JournalOptions) -> int:
-    """Erase a few of the events beyond the bounds, the oldest first. Returns how many; 0 when all is within them.
+    """Erase a few of the events beyond the bounds, the oldest first. Returns how many; less than ``AT_ONCE`` when all is within them now.
 
     What is too old goes in any case; beyond number and bytes events that wait for delivery go last.
     """
     erased = undelivered = 0
     if options.retention_days > 0:
         oldest = now - options.retention_days * _DAY_S
-        rows = connection.execute("SELECT cursor FROM events WHERE at < ? ORDER BY at LIMIT ?", (oldest, _AT_ONCE)).fetchall()
+        rows = connection.execute("SELECT cursor FROM events WHERE at < ? ORDER BY at LIMIT ?", (oldest, AT_ONCE)).fetchall()
         undelivered += sum(_erase(connection, cursor) for (cursor,) in rows)
         erased += len(rows)
     for turn in _IN_TURN:
-        while erased < _AT_ONCE and (useful := _what_makes_room(connection, options)):
+        while erased < AT_ONCE and (useful := _what_makes_room(connection, options)):
             # Texts of this file only.
             query = f"SELECT cursor FROM events e WHERE {turn} AND {useful} ORDER BY cursor LIMIT ?"  # noqa: S608
-            rows = connection.execute(query, (_AT_ONCE - erased,)).fetchall()
+            rows = connection.execute(query, (AT_ONCE - erased,)).fetchall()
             if not rows:
                 break
             for (cursor,) in rows:

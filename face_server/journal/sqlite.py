@@ -183,9 +183,11 @@ class SqliteJournal:
 
         Done in small steps: other changes come in between.
         """
-        now, erased = self._clock.now(), 0
-        while some := await self._write(lambda connection: retention.erase_some(connection, now, self._options)):
+        now, erased, within = self._clock.now(), 0, False
+        while not within:
+            some = await self._write(lambda connection: retention.erase_some(connection, now, self._options))
             erased += some
+            within = some < retention.AT_ONCE
         await self._write(retention.forget_empty_lanes, erases=erased > 0)
         return erased
 

@@ -351,6 +351,9 @@ class TestStrangers:
         for start in range(0, 900, 100):
             made = [event(f"e{n}", who=stranger("s1") if n % 2 else ANN) for n in range(start, start + 100)]
             await journal.append(made, [], {})
+        assert await journal.name_stranger("s1", name="The postman") == 450
+        postman = await journal.events(where=EventFilter(stranger_id="s1"), limit=1_000)
+        assert {one.who.name for one in postman if one.who} == {"The postman"}
         assert await journal.name_stranger("s1", name="Bob", collection="staff", identity_id="bob") == 450
         assert len(await journal.events(where=EventFilter(identity_id="bob"), limit=1_000)) == 450
         assert len(await journal.events(where=EventFilter(identity_id="ann"), limit=1_000)) == 450
@@ -557,6 +560,22 @@ class TestPrune:
         assert len(await journal.picture("p20")) == 1_000
         with pytest.raises(NotFound):
             await journal.picture("p19")
+        await journal.close()
+
+    async def test_pruning_ends_while_events_come_in(self, open_journal: Open) -> None:
+        """It does not chase what is appended meanwhile, one event after the other, for ever."""
+        full = await open_journal(max_events=1_000)
+        await full.append([event(f"old{n}") for n in range(200)], [], {})
+        await full.close()
+        journal = await open_journal(max_events=20)
+        pruning = asyncio.create_task(journal.prune())
+        number = 0
+        while not pruning.done():
+            await journal.append([event(f"new{number}")], [], {})
+            number += 1
+            assert number < 1_000
+        assert pruning.result() > 0
+        assert len(await journal.events()) <= 22
         await journal.close()
 
 
