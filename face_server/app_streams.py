@@ -27,7 +27,7 @@ from face_server.pipeline.watching import CameraWatcher, WatchTools
 from face_server.settings import Settings
 from face_server.sinks.face_callbacks import FaceCallbacks
 from face_server.sinks.live import LiveEvents
-from face_server.sinks.opening import SinkOpener, check_sink
+from face_server.sinks.opening import SinkOpener, SinkOptions, check_sink
 from face_server.streams.admittance import Admittance
 from face_server.streams.delivery import EventBus
 from face_server.streams.lanes import DeliveryOptions
@@ -79,7 +79,7 @@ async def open_streams(settings: Settings, tools: StreamTools) -> AsyncIterator[
         strangers = StrangerBook(tools.gallery, tools.recognition, tools.codec, tools.clock, policy)
         live = LiveEvents(journal)
         stack.callback(live.close)
-        opener = await tools.workers.run(SinkOpener, tools.workers, tools.clock)
+        opener = await tools.workers.run(SinkOpener, tools.workers, tools.clock, _sink_options(settings))
         stack.callback(opener.close)
         callbacks = FaceCallbacks(opener.callback)
         stack.push_async_callback(callbacks.close)
@@ -190,6 +190,11 @@ def _capture_options(settings: Settings) -> CaptureOptions:
         allow_loopback=settings.host in LOOPBACK,
         realtime=True,
     )
+
+
+def _sink_options(settings: Settings) -> SinkOptions:
+    chosen = settings.streams
+    return SinkOptions(ca_file=chosen.ca_file, webhook_pictures=chosen.webhook_pictures, discovery_prefix=chosen.discovery_prefix)
 
 
 def _supervisor_options(settings: Settings) -> SupervisorOptions:

@@ -158,6 +158,13 @@ class StreamSettings(_Section):
         le=1_000_000,
         description="Most events that wait for one receiver of a stream; beyond, the oldest become dead letters.",
     )
+    webhook_pictures: bool = Field(False, description="Put the pictures of an event into webhooks, as base64.")
+    ca_file: Path | None = Field(
+        None, description="Certificates in PEM that webhooks, brokers, Redis and gRPC receivers may be signed with, beside the usual ones."
+    )
+    discovery_prefix: str = Field(
+        "homeassistant", description="Topic under which MQTT sinks announce themselves to Home Assistant; empty announces nothing."
+    )
     stranger_days: float = Field(30.0, gt=0, le=3650, description="Strangers not seen for this long are forgotten.")
     max_strangers: int = Field(
         10_000, ge=10, le=1_000_000, description="Most strangers remembered; the one not seen for the longest goes first."
