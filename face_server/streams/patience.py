@@ -67,9 +67,14 @@ class Leftovers:
 
         Errors on the way out are logged: what ends has nobody left to tell.
         """
-        futures: set[asyncio.Future[Any]] = set(tasks)
-        for task in futures:
-            task.cancel()
+        futures: set[asyncio.Future[Any]] = set()
+        for task in tasks:
+            if task.done():
+                # Its owner knows how it ended; asyncio must not complain that nobody asked.
+                _ = task.cancelled() or task.exception()
+            else:
+                task.cancel()
+                futures.add(task)
         futures |= {spawn(work, "closing") for work in closing}
         # Kept from here on: the wait itself may be cancelled.
         self._running |= futures

@@ -53,8 +53,7 @@ class SupervisedStream:
     """Keeps one stream going until it is stopped.
 
     While it should run there is exactly one owner task; connections come and go under it. Eyes,
-    viewers, the published view and events that wait outlive connections. ``start``, ``stop`` and
-    ``close`` follow one another; ``restart`` interrupts at once.
+    viewers, the published view and events that wait outlive connections. Commands follow one another.
     """
 
     def __init__(
@@ -155,12 +154,16 @@ class SupervisedStream:
         self._owner = None
         self._record.enter(StreamState.STOPPED)
 
-    def restart(self) -> None:
-        """Connect anew at once."""
-        if self._runs:
-            self._again.set()
-        else:
-            self._begin()
+    async def restart(self) -> bool:
+        """Connect anew at once. False for a stream that was closed."""
+        async with self._turn:
+            if self._closed:
+                return False
+            if self._runs:
+                self._again.set()
+            else:
+                self._begin()
+            return True
 
     def _begin(self) -> None:
         self._policy.healthy()

@@ -62,7 +62,10 @@ class Supervisor:
 
     async def restart(self, stream_id: str) -> None:
         """See ``StreamRunner.restart``."""
-        self._stream(stream_id).restart()
+        stream = self._stream(stream_id)
+        self._make_room(stream)
+        if not await stream.restart():
+            raise NotFound(f"there is no stream {stream_id!r}")
 
     def status(self, stream_id: str) -> StreamStatus:
         """See ``StreamRunner.status``."""
@@ -94,15 +97,20 @@ class Supervisor:
 
     def _find_or_make(self, spec: StreamSpec) -> SupervisedStream:
         stream = self._streams.get(spec.id)
-        if stream is None or not stream.active:
-            active = sum(other.active for other in self._streams.values())
-            if active >= self._options.max_streams:
-                message = f"{active} streams run already, the most of this server (FACE_SERVER_STREAMS__MAX_STREAMS)"
-                raise Overloaded(message, retry_after_s=60.0, code="too_many_streams")
+        self._make_room(stream)
         if stream is None:
             stream = SupervisedStream(spec, self._parts, self._clock, self._options.stream, self._seats, self._chance)
             self._streams[spec.id] = stream
         return stream
+
+    def _make_room(self, stream: SupervisedStream | None) -> None:
+        """Refuse one more that runs than there may be."""
+        if stream is not None and stream.active:
+            return
+        active = sum(other.active for other in self._streams.values())
+        if active >= self._options.max_streams:
+            message = f"{active} streams run already, the most of this server (FACE_SERVER_STREAMS__MAX_STREAMS)"
+            raise Overloaded(message, retry_after_s=60.0, code="too_many_streams")
 
     def _stream(self, stream_id: str) -> SupervisedStream:
         stream = self._streams.get(stream_id)
