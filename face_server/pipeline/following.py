@@ -26,6 +26,10 @@ TRACKING_SIZE_PX = 640
 _CUT_EVERY_S = 0.7
 """At least so often shots are taken of everybody, even if none is needed."""
 
+MAX_EMBEDDED = 4
+"""Most shots of one frame that are embedded, of those of whom least is known: in a crowd that is late already the frames must not take
+ever longer, as faces then move further from one to the next, tracks break, and still more faces are new."""
+
 _CLOSE_UP = 2.0
 """Sides of a close-up in sides of the face's box."""
 
@@ -168,7 +172,9 @@ class Follower:
             best = one.belief.consider(shot, one.promise, rules.embed_budget)
             if best is not None:
                 chosen.append(Chosen(one.belief, best))
-        return tuple(chosen)
+        # Whoever has to wait asks again with the next frame.
+        chosen.sort(key=lambda one: (len(one.belief.samples), -one.shot.quality.score))
+        return tuple(chosen[:MAX_EMBEDDED])
 
 
 def _promise(track: Track) -> float:
