@@ -57,6 +57,7 @@ def camera_garbled(site: Site) -> None:
 def camera_without_keyframes(site: Site) -> None:
     """Cameras come back and send pictures of which none can be decoded, as they never send a keyframe."""
     site.each(lambda camera: camera.restart(no_keyframes=True))
+    site.server.wait_for(lambda: all(status["connected"] for status in site.server.statuses().values()), 30, "a connection")
     since = time.monotonic()
     named = lambda: all("picture" in status["reason"] for status in site.server.statuses().values())  # noqa: E731 - read once
     site.server.wait_for(named, 30, "the lack of pictures to be named")

@@ -113,10 +113,12 @@ class Service:
         values = {name: value.split()[0] for name, _, value in (line.partition(":") for line in status.splitlines()) if value.strip()}
         return int(values["VmRSS"]) / 1024, int(values["Threads"]), len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
-    def metric(self, name: str) -> float:
-        """The sum of a metric over its labels."""
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric over its labels, or over those that are not given."""
         text = self._connection().get("/metrics").raise_for_status().text
-        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if re.match(rf"{name}(\{{| )", line))
+        lines = [line for line in text.splitlines() if re.match(rf"{name}(\{{| )", line)]
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        return sum(float(line.rpartition(" ")[2]) for line in lines if all(one in line for one in wanted))
 
     @staticmethod
     def wait_for(condition: Callable[[], bool], timeout_s: float, what: str) -> float:
