@@ -63,7 +63,7 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     listener = _listen(settings.host, settings.port)
-    logging.getLogger("uvicorn.error").addFilter(_is_no_cut_off)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     app = create_app(settings)
     server = _Server(_server_config(app, settings), app)
     with listener, asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
@@ -117,9 +117,10 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ConfigurationError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
 
 
-def _is_no_cut_off(record: logging.LogRecord) -> bool:
-    """Keep a log record unless it is uvicorn's report of a request that the end of the grace period cut off."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
+def _is_news(record: logging.LogRecord) -> bool:
+    """Keep a log record unless it is uvicorn's report of a request that the end of the grace period cut off, or of a refused WebSocket."""
+    cut_off = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not cut_off and record.msg != "ASGI callable returned without completing handshake."
 
 
 def _leave(_number: int, _frame: object) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from face_server.api.application import ApiOptions, create_api
 from face_server.api.middleware.admission import Admission, House, Turn
 from face_server.api.middleware.bodies import Bodies, BodyLimits, Cancellation
 from face_server.api.middleware.observation import Observation
+from face_server.api.services import Served
 from face_server.telemetry import Metrics
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -320,16 +322,8 @@ async def test_cancelled_extraction_leaves_nothing_running(app: FastAPI, two_peo
 
 async def test_options_reach_the_middlewares(app: FastAPI) -> None:
     """The bounds of ApiOptions are the ones in force, and CORS is off unless origins are named."""
-    services = app.state.services
-
-    class Opened:
-        async def __aenter__(self) -> Any:
-            return services
-
-        async def __aexit__(self, *exc_info: object) -> None:
-            return None
-
-    small = create_api(Opened, ApiOptions(max_body_bytes=10, cors_origins=("https://app.example",)))
+    served = Served(app.state.services, app.state.cameras)
+    small = create_api(lambda: nullcontext(served), ApiOptions(max_body_bytes=10, cors_origins=("https://app.example",)))
     async with (
         small.router.lifespan_context(small),
         httpx.AsyncClient(transport=httpx.ASGITransport(small), base_url="http://test") as client,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from fastapi.routing import APIRoute
 
 from face_server.api.application import create_api
 from face_server.api.examples import PICTURE_BASE64
-from face_server.api.services import Services
+from face_server.api.services import Served
 from face_server.clock import SystemClock
 from face_server.domain.access import KeyRing, Role
 from face_server.journal.keys import SqliteKeyRing
@@ -23,8 +24,28 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 OPEN = {"/", "/docs", "/redoc", "/openapi.json", "/healthz", "/readyz", "/health"}
 PICTURES = {"images": [PICTURE_BASE64]}
-READ = [("POST", "/v1/detect", PICTURES), ("POST", "/v1/extract", PICTURES), ("GET", "/v1/collections", None), ("GET", "/v1/info", None)]
-OPERATE = [("PUT", "/v1/collections/default/identities/a", {"name": "A"}), ("DELETE", "/v1/collections/default/identities/a", None)]
+# Nobody needs to be there: a stream that is switched off asks nothing of its camera.
+STREAM = {"url": "rtsp://10.9.8.7/", "enabled": False}
+READ = [
+    ("POST", "/v1/detect", PICTURES),
+    ("POST", "/v1/extract", PICTURES),
+    ("GET", "/v1/collections", None),
+    ("GET", "/v1/info", None),
+    ("GET", "/v1/streams", None),
+    ("GET", "/v1/events", None),
+    ("GET", "/v1/strangers", None),
+    ("GET", "/v1/sinks/dead-letters", None),
+]
+OPERATE = [
+    ("PUT", "/v1/collections/default/identities/a", {"name": "A"}),
+    ("DELETE", "/v1/collections/default/identities/a", None),
+    ("PUT", "/v1/streams/a", STREAM),
+    ("PATCH", "/v1/streams/a", {"name": "A"}),
+    ("PUT", "/v1/streams/a/publish", {"publish": False}),
+    ("DELETE", "/v1/streams/a", None),
+    ("POST", "/v1/sinks/dead-letters/replay", {"ids": [1]}),
+    ("POST", "/v1/sinks/dead-letters/discard", {"ids": [1]}),
+]
 ADMIN = [("PUT", "/v1/collections/keys", {}), ("DELETE", "/v1/collections/keys", None)]
 
 
@@ -37,17 +58,10 @@ async def keys(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[KeyRin
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def locked(services: Services, keys: KeyRing) -> AsyncIterator[httpx.AsyncClient]:
+async def locked(app: FastAPI, keys: KeyRing) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an application that asks for keys."""
-
-    class Opened:
-        async def __aenter__(self) -> Services:
-            return replace(services, keys=keys)
-
-        async def __aexit__(self, *exc_info: object) -> None:
-            return None
-
-    app = create_api(Opened)
+    served = Served(replace(app.state.services, keys=keys), app.state.cameras)
+    app = create_api(lambda: nullcontext(served))
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         yield client
 
@@ -104,3 +118,32 @@ async def test_every_route_states_its_role(app: FastAPI) -> None:
             assert ("security" in operation) == (path not in OPEN), f"{method} {path}"
     assert set(document["components"]["securitySchemes"]) == {"ApiKey", "Bearer"}
     assert not any(isinstance(route, APIRoute) and route.include_in_schema for route in app.routes)
+
+
+MORE_OF_READ = ["/a", "/a/snapshot.jpg", "/a/preview.mjpeg"]
+MORE_OF_OPERATE = [
+    ("POST", "/v1/streams", {}),
+    ("POST", "/v1/streams/probe", {"url": "rtsp://10.9.8.7/"}),
+    ("POST", "/v1/streams/a/restart", None),
+    ("POST", "/v1/strangers/a/name", {"name": "A"}),
+    ("POST", "/v1/strangers/a/merge", {"into": "b"}),
+    ("DELETE", "/v1/strangers/a", None),
+]
+
+
+async def test_who_may_look_may_not_touch(locked: httpx.AsyncClient, keys: KeyRing) -> None:
+    """A key that reads sees streams, events and strangers, and is refused by everything that changes or connects."""
+    _, secret = await keys.create(Role.READ, "looks only")
+    headers = {"x-api-key": secret}
+    paths = [f"/v1/streams{path}" for path in MORE_OF_READ] + [f"/v1/events/a{path}" for path in ("", "/picture", "/frame")]
+    for path in [*paths, "/v1/strangers/a", "/v1/strangers/a/picture"]:
+        assert (await locked.get(path, headers=headers)).status_code == 404, path
+        assert (await locked.get(path)).status_code == 401, path
+    for request in MORE_OF_OPERATE:
+        assert (await call(locked, request, headers)).status_code == 403, request
+        assert (await call(locked, request)).status_code == 401, request
+
+
+async def test_live_events_need_a_key(locked: httpx.AsyncClient) -> None:
+    """Server-sent events are no way around the keys."""
+    assert (await locked.get("/v1/events", headers={"accept": "text/event-stream"})).status_code == 401

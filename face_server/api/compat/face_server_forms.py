@@ -68,8 +68,11 @@ def _to_json(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n").encode("ascii")
 
 
-async def fields_of(request: Request, services: Services) -> dict[str, str]:
-    """The text fields of a form or JSON body. Raises InvalidInput with the original's words."""
+async def fields_of(request: Request, services: Services, *, convert: bool = False) -> dict[str, str]:
+    """The text fields of a form or JSON body; ``convert`` writes numbers and objects in JSON as forms have them.
+
+    Raises InvalidInput with the original's words.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if kind in FORMS:
@@ -81,8 +84,8 @@ async def fields_of(request: Request, services: Services) -> dict[str, str]:
         raise InvalidInput(BAD_REQUEST) from error
     if not isinstance(fields, dict):
         raise InvalidInput(BAD_REQUEST)
-    texts = {name: _text(value) for name, value in fields.items()}
-    return {name: text for name, text in texts.items() if text is not None}
+    texts = {name: _text(value) for name, value in fields.items()} if convert else fields
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 
 def _text(value: object) -> str | None:

@@ -135,7 +135,7 @@ async def _in_their_words(work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
 
 
 async def _add_source(request: Request, served: Served) -> dict[str, Any]:
-    spec = _spec_of(await fields_of(request, served.services), served)
+    spec = _spec_of(await fields_of(request, served.services, convert=True), served)
     try:
         await served.cameras.streams.create(spec)
     except Conflict:
@@ -144,7 +144,7 @@ async def _add_source(request: Request, served: Served) -> dict[str, Any]:
 
 
 async def _rebuild_source(request: Request, served: Served) -> dict[str, Any]:
-    spec = _spec_of(await fields_of(request, served.services), served)
+    spec = _spec_of(await fields_of(request, served.services, convert=True), served)
     try:
         await served.cameras.streams.change(spec.id, lambda old: replace(spec, rules=replace(spec.rules, publish=old.rules.publish)))
         await served.cameras.streams.restart(spec.id)
@@ -154,7 +154,7 @@ async def _rebuild_source(request: Request, served: Served) -> dict[str, Any]:
 
 
 async def _remove_source(request: Request, served: Served) -> dict[str, Any]:
-    task_id = _needed(await fields_of(request, served.services), "task_id")
+    task_id = _needed(await fields_of(request, served.services, convert=True), "task_id")
     try:
         await served.cameras.streams.remove(task_id)
     except NotFound:
@@ -163,7 +163,7 @@ async def _remove_source(request: Request, served: Served) -> dict[str, Any]:
 
 
 async def _update_source(request: Request, served: Served) -> dict[str, Any]:
-    fields = await fields_of(request, served.services)
+    fields = await fields_of(request, served.services, convert=True)
     task_id = _needed(fields, "task_id")
 
     def updated(spec: StreamSpec) -> StreamSpec:

@@ -168,6 +168,8 @@ class ProbeRequest(RequestModel):
 class PublishRequest(RequestModel):
     """Whether to push the annotated video."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"publish": True}]})
+
     publish: bool
 
 

@@ -25,8 +25,21 @@ READING = [
     ("GET", "/info"),
     ("POST", "/image_recog"),
     ("POST", "/get_face_list"),
+    ("POST", "/get_source_list"),
+    ("POST", "/source_status"),
+    ("GET", "/source_status/all"),
 ]
-CHANGING = [("POST", "/add_face"), ("DELETE", "/del_face")]
+CHANGING = [
+    ("POST", "/add_face"),
+    ("DELETE", "/del_face"),
+    ("POST", "/add_source"),
+    ("POST", "/rebuild_source"),
+    ("DELETE", "/remove_source"),
+    ("PUT", "/update_source"),
+    ("POST", "/update_source"),
+    ("POST", "/stream/pipe"),
+    ("DELETE", "/stream/pipe"),
+]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -56,7 +69,7 @@ async def test_reading(client: httpx.AsyncClient, secrets: dict[Role, str], meth
 
 @pytest.mark.parametrize(("method", "path"), CHANGING)
 async def test_changing(client: httpx.AsyncClient, secrets: dict[Role, str], method: str, path: str) -> None:
-    """Adding and removing a face needs more than reading."""
+    """Adding and removing faces and cameras needs more than reading."""
     assert (await client.request(method, path, headers={"x-api-key": secrets[Role.READ]})).status_code == 403
     allowed = await client.request(method, path, headers={"x-api-key": secrets[Role.OPERATE]})
     assert allowed.status_code == 200

@@ -21,6 +21,14 @@ PATHS = {
     "/add_face": "post",
     "/del_face": "delete",
     "/get_face_list": "post",
+    "/add_source": "post",
+    "/rebuild_source": "post",
+    "/update_source": "put",
+    "/remove_source": "delete",
+    "/get_source_list": "post",
+    "/source_status": "post",
+    "/source_status/all": "get",
+    "/stream/pipe": "post",
 }
 
 
@@ -74,7 +82,7 @@ async def test_examples_of_insightface_rest_work(client: httpx.AsyncClient, app:
     assert reply.headers["content-type"] in operation(app, path)["responses"]["200"]["content"]
 
 
-@pytest.mark.parametrize("path", ["/image_recog", "/add_face", "/del_face"])
+@pytest.mark.parametrize("path", ["/image_recog", "/add_face", "/del_face", "/rebuild_source", "/update_source", "/remove_source"])
 async def test_examples_of_the_face_server_work(client: httpx.AsyncClient, app: FastAPI, path: str) -> None:
     """Their examples are answered, by JSON and by form, with a code that is not a failure of the request."""
     content = operation(app, path)["requestBody"]["content"]
@@ -84,6 +92,14 @@ async def test_examples_of_the_face_server_work(client: httpx.AsyncClient, app: 
         reply = await client.request(PATHS[path], path, **body)
         assert reply.status_code == 200
         assert reply.json()["code"] != 500, reply.json()
+
+
+@pytest.mark.parametrize("path", ["/source_status", "/stream/pipe"])
+async def test_examples_of_task_ids_work(client: httpx.AsyncClient, app: FastAPI, path: str) -> None:
+    """An array of ids is answered, also with ids of no task."""
+    content = operation(app, path)["requestBody"]["content"]
+    reply = await client.request(PATHS[path], path, json=content["application/json"]["example"])
+    assert (reply.status_code, reply.json()["code"]) == (200, 200)
 
 
 async def test_documented_forms_of_extract(client: httpx.AsyncClient, app: FastAPI, two_people: bytes) -> None:
