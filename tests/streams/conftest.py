@@ -37,8 +37,11 @@ class Watching:
         self.at_once = 0
         self.wants: Callable[[Frame], Look | None] = lambda _frame: None
         self.hangs: asyncio.Event | None = None
+        self.leaves = Look()
+        self.problem = ""
 
     async def look(self, frame: Frame) -> Look:
+        """See ``Watcher.look``; while it hangs, nobody can cancel it."""
         self.at_once += 1
         assert self.at_once == 1
         try:
@@ -54,12 +57,18 @@ class Watching:
             self.at_once -= 1
 
     async def pass_time(self) -> Look:
+        """See ``Watcher.pass_time``."""
         assert self.at_once == 0
         self.passed += 1
         return Look()
 
     def change(self, spec: StreamSpec) -> None:
+        """See ``Watcher.change``."""
         self.specs.append(spec)
+
+    def leave(self) -> Look:
+        """See ``Watcher.leave``."""
+        return self.leaves
 
 
 def seen_face(frame: Frame) -> SeenTrack:
@@ -90,6 +99,7 @@ class World:
 
     @property
     def parts(self) -> StreamParts:
+        """What streams of this world are made of."""
         return StreamParts(
             self._open_source,
             self._open_watcher,
@@ -102,6 +112,7 @@ class World:
         )
 
     def supervisor(self, options: SupervisorOptions | None = None) -> Supervisor:
+        """A supervisor whose chances are always the same."""
         return Supervisor(self.parts, self.clock, options, random.Random(7))
 
     async def pass_time(self, seconds: float, step_s: float = 0.05) -> None:
@@ -111,10 +122,12 @@ class World:
             await self.settle()
 
     async def settle(self) -> None:
+        """Let everybody take the turns of the loop that they need now."""
         for _ in range(15):
             await asyncio.sleep(0)
 
     def kinds(self) -> list[EventKind]:
+        """What happened, in order."""
         return [event.kind for event in self.events]
 
     def _open_source(self, url: str, _spec: StreamSpec) -> SyntheticSource:

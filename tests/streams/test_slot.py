@@ -18,12 +18,15 @@ from face_server.streams.status import FrameCounts
 
 @dataclass
 class Bench:
+    """A slot, its clock and what went by."""
+
     clock: FakeClock
     counts: FrameCounts
     slot: FrameSlot
     tapped: list[int]
 
     def frame(self, number: int, age_s: float = 0.0, position_s: float | None = None) -> Frame:
+        """A frame that was captured ``age_s`` ago."""
         now = self.clock.monotonic()
         return Frame(
             number,
@@ -36,6 +39,7 @@ class Bench:
 
 
 def make(live: bool = True, **rules: object) -> Bench:
+    """An open slot under ``rules``."""
     clock, tapped = FakeClock(), []
     counts = FrameCounts(clock)
     slot = FrameSlot(StreamRules(**rules), clock, counts, lambda frame: tapped.append(frame.number))  # type: ignore[arg-type]
@@ -199,7 +203,7 @@ async def test_closing_lets_a_held_back_file_go() -> None:
     bench = make(live=False, max_fps=0)
     thread = threading.Thread(target=lambda: [bench.slot.take(bench.frame(number)) for number in range(50)])
     thread.start()
-    while bench.counts.decoded < 3:
+    while bench.counts.decoded < 3:  # noqa: ASYNC110 - a thread counts
         await asyncio.sleep(0.001)
     bench.slot.close()
     thread.join(5)

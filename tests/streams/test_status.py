@@ -119,3 +119,20 @@ async def test_a_stream_is_lost_once_and_recovered_once() -> None:
     presence.rest()
     await go(60, frames=False)
     assert len(said) == 2
+
+
+async def test_a_slow_camera_is_not_lost_between_its_frames() -> None:
+    """One frame every 3.4 s of a source that says so: the connection is not stalled, so the stream is not lost, however often one looks."""
+    clock = FakeClock()
+    counts, presence, said = FrameCounts(clock), Presence(), []
+    for _ in range(6):
+        counts.decode(frame(clock))
+        for _ in range(34):
+            await clock.advance(0.1)
+            if kind := presence.tick(counts):
+                said.append(kind)
+    assert said == []
+    counts.interrupted()
+    presence.tick(counts)
+    await clock.advance(4)
+    assert presence.tick(counts) is EventKind.STREAM_LOST

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -241,6 +242,7 @@ async def test_a_look_that_hangs_is_given_up(world, supervisor, spec) -> None:
 
 
 async def stopped_in_two_seconds(world, supervisor: Supervisor) -> None:
+    """Stop the stream, and say how long that may take."""
     begin = world.clock.monotonic()
     stopping = asyncio.ensure_future(supervisor.stop("door"))
     await world.settle()
@@ -429,8 +431,6 @@ async def test_outside_its_schedule_a_stream_rests(world, supervisor, spec) -> N
 
 
 def _window(unix_s: float):
-    from datetime import UTC, datetime, timedelta  # noqa: PLC0415 - only here
-
     begin = datetime.fromtimestamp(unix_s, UTC)
     return begin.time(), (begin + timedelta(minutes=5)).time()
 
@@ -518,13 +518,16 @@ class View:
         self.state = "publishing"
 
     def take(self, frame: Frame) -> None:
+        """See ``LiveView.take``."""
         assert not self.closed
         self.taken += 1
 
     def show(self, tracks, frame: Frame) -> None:
+        """See ``LiveView.show``."""
         self.shown += 1
 
     async def close(self) -> None:
+        """See ``LiveView.close``."""
         if self.hangs:
             await asyncio.get_running_loop().create_future()
         self.closed = True
@@ -576,3 +579,54 @@ async def test_publishing_without_an_address_says_so(world, supervisor, spec) ->
     status = supervisor.status("door")
     assert status.state is StreamState.RUNNING
     assert "no address" in status.publishing
+
+
+@pytest.mark.parametrize("ending", ["stop", "another source", "forget", "the service ends", "three bugs"])
+async def test_whoever_is_in_view_leaves_when_nobody_looks_any_more(world, supervisor, spec, ending: str) -> None:
+    """However the watching ends, the eyes say who left, once, and it is stored."""
+    world.camera()
+    world.camera("rtsp://cam/2")
+    await supervisor.start(spec)
+    await world.pass_time(3)
+    (watcher,) = world.watchers
+    now = world.clock.now()
+    watcher.leaves = Look(events=(Event("left", EventKind.PERSON_LEFT, "door", now, now, now),))
+    if ending == "stop":
+        await _meanwhile(world, supervisor.stop("door"))
+    elif ending == "forget":
+        await _meanwhile(world, supervisor.forget("door"))
+    elif ending == "the service ends":
+        await _meanwhile(world, supervisor.close())
+    elif ending == "another source":
+        await supervisor.start(replace(spec, url="rtsp://cam/2"))
+    else:
+        watcher.wants = _stumble
+    await world.pass_time(12)
+    assert world.kinds().count(EventKind.PERSON_LEFT) == 1
+
+
+def _stumble(_frame: Frame) -> Look:
+    raise ZeroDivisionError
+
+
+async def _meanwhile(world, work) -> None:
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        await world.pass_time(0.05)
+    await task
+
+
+async def test_incomplete_recognition_is_told_while_the_stream_runs(world, supervisor, spec) -> None:
+    """The reason and a code of its own, until recognition is complete again; the state stays running."""
+    world.camera()
+    await supervisor.start(spec)
+    await world.pass_time(3)
+    world.watchers[0].problem = "collection 'vips' does not exist"
+    status = supervisor.status("door")
+    assert (status.state, status.code, status.reason) == (
+        StreamState.RUNNING,
+        "recognition_incomplete",
+        "collection 'vips' does not exist",
+    )
+    world.watchers[0].problem = ""
+    assert (supervisor.status("door").code, supervisor.status("door").reason) == ("", "")
