@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 import hypothesis
@@ -45,6 +46,8 @@ CHECKS = [
 ]
 # The face server's API says 200 to everything and the rest in `code`.
 ALWAYS_200 = "face_server_"
+# Cameras may be away: 503 is a proper answer then.
+OF_CAMERAS = frozenset({"probe_stream", "stream_snapshot", "stream_preview"})
 EXAMPLES = 12
 
 DOCUMENT = create_api(nullcontext).openapi()  # type: ignore[arg-type]  # the document needs no services
@@ -109,6 +112,12 @@ class Server:
         """Make sure that something is there."""
         assert self.wait(self._client.put(path, json=body)).is_success
 
+    def switch_off(self) -> None:
+        """Remove every stream, so that none is watched for ever, and register one that is switched off."""
+        for stream in self.wait(self._client.get("/v1/streams")).json()["streams"]:
+            assert self.wait(self._client.delete(f"/v1/streams/{quote(stream['id'], safe='')}")).is_success
+        self.put("/v1/streams/known", {"url": "rtsp://127.0.0.1:9/", "enabled": False})
+
     def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         """Post JSON."""
         return self.wait(self._client.post(path, json=body))
@@ -135,8 +144,11 @@ def operations() -> dict[str, Any]:
 def test_no_surprises(server: Server, operations: dict[str, Any], operation_id: str, mode: GenerationMode) -> None:
     """No request, valid or not, is answered with a 5xx or with what the document does not say."""
     operation = operations[operation_id]
-    checks = [check for check in CHECKS if check is not negative_data_rejection or not operation_id.startswith(ALWAYS_200)]
-    parameters = st.fixed_dictionaries({"collection": st.just("fuzz"), "identity": st.just("known")})
+    excused = {negative_data_rejection} if operation_id.startswith(ALWAYS_200) else set()
+    excused |= {not_a_server_error} if operation_id in OF_CAMERAS else set()
+    checks = [check for check in CHECKS if check not in excused]
+    known_ids = {"collection": "fuzz", "identity": "known", "stream_id": "known"}
+    parameters = st.fixed_dictionaries({name: st.just(value) for name, value in known_ids.items()})
 
     @hypothesis.settings(
         max_examples=EXAMPLES,
@@ -152,8 +164,12 @@ def test_no_surprises(server: Server, operations: dict[str, Any], operation_id: 
         server.put("/v1/collections/fuzz/identities/known", {"name": "Known"})
         if known is not None and mode is GenerationMode.POSITIVE:
             case.path_parameters |= {name: value for name, value in known.items() if name in case.path_parameters}
-        case.validate_response(server.send(case), checks=checks)
+        answer = server.send(case)
+        assert answer.status_code < 500 or operation_id not in OF_CAMERAS or answer.status_code == 503
+        case.validate_response(answer, checks=checks)
 
+    if "stream" in operation_id or "source" in operation_id:
+        server.switch_off()
     try:
         check()
     except hypothesis.errors.Unsatisfiable:

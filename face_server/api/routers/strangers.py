@@ -30,10 +30,10 @@ StrangerId = Annotated[
 async def list_strangers(
     cameras: CamerasDep,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most strangers a page.")] = 100,
-    cursor: Annotated[str | None, Query(pattern=ID_PATTERN, description="`next_cursor` of the page before.")] = None,
+    cursor: Annotated[str, Query(pattern=ID_PATTERN[:-1] + "$|^$", description="`next_cursor` of the page before.")] = "",
 ) -> Response:
     """List the strangers by id, page by page."""
-    found = await cameras.strangers.page(after=cursor or "", limit=limit + 1)
+    found = await cameras.strangers.page(after=cursor, limit=limit + 1)
     page = found[:limit]
     return json_reply({"strangers": [_shown(one) for one in page], "next_cursor": page[-1].id if len(found) > limit else None})
 
