@@ -11,7 +11,7 @@ from functools import partial
 from urllib.parse import quote
 
 from face_server.api.services import Cameras
-from face_server.domain.events import Event
+from face_server.domain.events import ALERTS, DEPARTURES, Event, EventFilter
 from face_server.domain.image import Pixels
 from face_server.domain.ports import Clock, Detector, Embedder, Gallery, ImageCodec
 from face_server.domain.strangers import StrangerPolicy
@@ -45,6 +45,9 @@ from face_server.video.scene import draw_scene, no_signal_card
 from face_server.workers import Workers
 
 _TIDY_EVERY_S = 3600.0
+# How many arrivals and departures of a stream are recalled at its start, and the cursor they are before.
+_RECALLED = 200
+_NEWEST = 2**63 - 1
 # How long a receiver may take to accept a connection when somebody names it for the first time.
 _REACH_S = 2.5
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -91,7 +94,7 @@ async def open_streams(settings: Settings, tools: StreamTools) -> AsyncIterator[
 
         bus = EventBus(journal, opener.open, tools.clock, DeliveryOptions(), tell=tell, count=tools.metrics.delivery)
         stack.push_async_callback(bus.close)
-        runner = Supervisor(_parts(settings, tools, strangers, bus), tools.clock, _supervisor_options(settings))
+        runner = Supervisor(_parts(settings, tools, journal, strangers, bus), tools.clock, _supervisor_options(settings))
         stack.push_async_callback(runner.close)
         streams = Streams(journal, runner, bus, tools.clock, _checks(settings, tools, opener), max_streams=chosen.max_streams)
         stack.push_async_callback(_cancel, asyncio.create_task(bus.run(), name="deliveries"))
@@ -117,8 +120,13 @@ async def _open_journal(settings: Settings, tools: StreamTools) -> SqliteJournal
     return await SqliteJournal.open(settings.journal_file, tools.clock, sealer, options)
 
 
-def _parts(settings: Settings, tools: StreamTools, strangers: StrangerBook, bus: EventBus) -> StreamParts:
+def _parts(settings: Settings, tools: StreamTools, journal: Journal, strangers: StrangerBook, bus: EventBus) -> StreamParts:
     capture = _capture_options(settings)
+
+    async def recall(stream_id: str) -> Sequence[Event]:
+        where = EventFilter(streams=(stream_id,), kinds=tuple(sorted(ALERTS | DEPARTURES)))
+        return (await journal.events(before=_NEWEST, limit=_RECALLED, where=where))[::-1]
+
     watching = WatchTools(
         detector=tools.detector,
         embedder=tools.embedder,
@@ -129,6 +137,7 @@ def _parts(settings: Settings, tools: StreamTools, strangers: StrangerBook, bus:
         clock=tools.clock,
         draw=draw_scene,
         strangers=strangers,
+        recall=recall,
         min_score=tools.min_score,
     )
 

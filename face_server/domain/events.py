@@ -22,6 +22,9 @@ class EventKind(StrEnum):
 ALERTS = frozenset({EventKind.PERSON_SEEN, EventKind.STRANGER_SEEN})
 """Somebody was seen, for the first time in a visit."""
 
+DEPARTURES = frozenset({EventKind.PERSON_LEFT, EventKind.STRANGER_LEFT})
+"""A visit that was announced is over."""
+
 
 @dataclass(frozen=True, slots=True)
 class Who:

@@ -56,6 +56,15 @@ class Watcher(Protocol):
         """Watch under other rules and collections from the next frame on; tracks go on."""
         ...
 
+    def leave(self) -> Look:
+        """Nobody looks any more: whoever was here has left when they were last seen. Returns at once, also during a look that hangs."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why recognition is incomplete at the moment, as a sentence without addresses; empty if it is not."""
+        ...
+
 
 class LiveView(Protocol):
     """A moving picture of a stream that is drawn and sent out for as long as it is open (RTMP, RTSP)."""

@@ -28,12 +28,15 @@ _NOWHERE: Floats = np.zeros((0, 4), np.float32)
 class TrackerOptions:
     """How long a face may be out of sight, and how different two sights of it.
 
-    A track that was not found for more than ``max_missed_s`` ends. ``max_difference`` (0..1) is that
+    A track that was not found for more than ``max_missed_s`` ends; one that was found on the frame
+    before may go on for ``max_gap_s``, so that cameras that give a frame every two seconds have tracks
+    at all. ``max_difference`` (0..1) is that
     of a detection from the track it continues. Detections below ``weak_share`` of the best score
     around continue tracks, but begin one only at the second sight. At most ``max_tracks`` live.
     """
 
     max_missed_s: float = 1.2
+    max_gap_s: float = 2.5
     max_difference: float = 0.58
     weak_share: float = 0.75
     max_tracks: int = 128
@@ -98,7 +101,7 @@ class Tracker:
         if camera.cut:
             self._end_all()
         before, self._at = self._at, max(at, self._at)
-        self._paths = [path for path in self._paths if self._at - path.last_at <= self._options.max_missed_s]
+        self._paths = [path for path in self._paths if self._at - path.last_at <= self._patience_s(path)]
         for path in self._paths:
             path.go_on(self._at - before, camera)
         strong, weak = self._sights(detections, image)
@@ -110,6 +113,10 @@ class Tracker:
         for sight in (*strangers, *again):
             self._begin(sight)
         return [path.track() for path in self._paths]
+
+    def _patience_s(self, path: _Path) -> float:
+        missed_s = self._options.max_missed_s
+        return missed_s if path.missed else max(missed_s, self._options.max_gap_s)
 
     def reset(self) -> None:
         """End all tracks, as where another source begins. Ids go on counting."""

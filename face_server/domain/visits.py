@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from face_server.domain.events import Who
+from face_server.domain.events import ALERTS, DEPARTURES, Event, Who
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,28 @@ class VisitBook:
     def open_visits(self) -> list[Visit]:
         """Everybody who is here, announced or not, first come first."""
         return sorted((one.visit for one in self._open.values()), key=lambda visit: visit.started_at)
+
+    def end(self) -> list[Visit]:
+        """Nobody looks any more: every visit ends when its person was last seen. Returns as ``pass_time``; announcements stay known."""
+        self._ended += [one.visit for one in self._open.values() if one.announced]
+        self._open.clear()
+        ended, self._ended = sorted(self._ended, key=lambda visit: visit.last_at), []
+        return ended
+
+    def recall(self, events: Iterable[Event]) -> None:
+        """Take up what an earlier book announced, oldest first: whoever did not leave was last seen when announced.
+
+        For a fresh book. Announcements before the last of the same person do not matter.
+        """
+        for event in events:
+            who = event.who
+            if who is None:
+                continue
+            if event.kind in ALERTS:
+                self._announced_at[who.key] = event.ended_at
+                self._open[who.key] = _Open(Visit(who, event.ended_at, event.ended_at), True)
+            elif event.kind in DEPARTURES:
+                self._open.pop(who.key, None)
 
     def change(self, realert_s: float, absence_s: float, realert_on_return: bool) -> None:
         """Go on under other rules; open visits and announcements stay known."""

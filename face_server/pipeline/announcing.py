@@ -38,7 +38,11 @@ class Portrait:
 
 
 class Announcer:
-    """Makes events of arrivals and departures."""
+    """Makes events of arrivals and departures: at once without pictures, and then with them.
+
+    Making events neither waits nor fails, so that what was decided exists from then on, whatever
+    becomes of its pictures.
+    """
 
     def __init__(self, codec: ImageCodec, draw: DrawScene, workers: Workers, clock: Clock) -> None:
         self._codec = codec
@@ -46,21 +50,12 @@ class Announcer:
         self._workers = workers
         self._clock = clock
 
-    async def arrived(
-        self, spec: StreamSpec, frame: Frame, scene: Sequence[SeenTrack], whom: Collection[int], shots: Mapping[int, Shot]
-    ) -> tuple[list[Event], list[Picture]]:
-        """An event for each track in ``whom``, all with the same scene; ``shots`` are the best ones by track."""
+    def arrived(self, spec: StreamSpec, frame: Frame, scene: Sequence[SeenTrack], whom: Collection[int]) -> list[Event]:
+        """An event for each track in ``whom``, all with the same scene."""
         now = self._clock.now()
         seen = [one for one in scene if not one.track.missed]
-        pictures = [await self._scene_picture(spec, frame, scene, now)]
-        crops: dict[int, str] = {}
-        for one in seen:
-            shot = shots.get(one.track.id)
-            if shot is not None:
-                pictures.append(await self._crop_picture(shot, now))
-                crops[one.track.id] = pictures[-1].id
-        faces = tuple(_scene_face(one, one.track.id in whom, crops.get(one.track.id, "")) for one in seen)
-        events = [
+        faces = tuple(_scene_face(one, one.track.id in whom) for one in seen)
+        return [
             Event(
                 id=new_event_id(now),
                 kind=EventKind.STRANGER_SEEN if one.who.stranger_id else EventKind.PERSON_SEEN,
@@ -73,18 +68,15 @@ class Announcer:
                 box=one.track.detection.box,
                 frame_width=frame.width,
                 frame_height=frame.height,
-                picture=crops.get(one.track.id, ""),
-                frame_picture=pictures[0].id,
                 faces=faces,
                 message=f"{one.who.name} was seen on {_place(spec)}",
             )
             for one in seen
             if one.who is not None and one.track.id in whom
         ]
-        return events, pictures
 
-    async def left(self, spec: StreamSpec, visit: Visit, portrait: Portrait | None) -> tuple[Event, list[Picture]]:
-        """The event of a visit that ended, with the best picture of it."""
+    def left(self, spec: StreamSpec, visit: Visit, portrait: Portrait | None) -> Event:
+        """The event of a visit that ended, with where its best picture is from."""
         now = self._clock.now()
         event = Event(
             id=new_event_id(now),
@@ -97,11 +89,34 @@ class Announcer:
             message=f"{visit.who.name} left {_place(spec)} after {max(0.0, visit.last_at - visit.started_at):.0f} s",
         )
         if portrait is None:
-            return event, []
-        picture = await self._crop_picture(portrait.shot, now)
+            return event
         width, height = portrait.frame_size
-        box = portrait.shot.detection.box
-        return replace(event, track=portrait.track, box=box, frame_width=width, frame_height=height, picture=picture.id), [picture]
+        return replace(event, track=portrait.track, box=portrait.shot.detection.box, frame_width=width, frame_height=height)
+
+    async def with_scene(
+        self, events: Sequence[Event], spec: StreamSpec, frame: Frame, scene: Sequence[SeenTrack], shots: Mapping[int, Shot]
+    ) -> tuple[list[Event], list[Picture]]:
+        """Arrivals on one frame with the drawn scene and a crop of everybody on it; ``shots`` are the best ones by track."""
+        if not events:
+            return [], []
+        now = self._clock.now()
+        pictures = [await self._scene_picture(spec, frame, scene, now)]
+        crops: dict[int, str] = {}
+        for face in events[0].faces:
+            shot = shots.get(face.track)
+            if shot is not None:
+                pictures.append(await self._crop_picture(shot, now))
+                crops[face.track] = pictures[-1].id
+        faces = tuple(replace(face, picture=crops.get(face.track, "")) for face in events[0].faces)
+        drawn = [replace(one, picture=crops.get(one.track, ""), frame_picture=pictures[0].id, faces=faces) for one in events]
+        return drawn, pictures
+
+    async def with_portrait(self, event: Event, portrait: Portrait | None) -> tuple[Event, list[Picture]]:
+        """A departure with the best picture of the visit."""
+        if portrait is None:
+            return event, []
+        picture = await self._crop_picture(portrait.shot, self._clock.now())
+        return replace(event, picture=picture.id), [picture]
 
     async def _crop_picture(self, shot: Shot, now: float) -> Picture:
         return Picture(new_event_id(now), await self._codec.encode_jpeg(shot.crop, quality=_CROP_QUALITY))
@@ -137,6 +152,6 @@ def _scaled(seen: SeenTrack, x: float, y: float) -> SeenTrack:
     return replace(seen, track=replace(seen.track, detection=seen.track.detection.scaled(x, y)))
 
 
-def _scene_face(seen: SeenTrack, announced: bool, picture: str) -> SceneFace:
+def _scene_face(seen: SeenTrack, announced: bool) -> SceneFace:
     detection = seen.track.detection
-    return SceneFace(seen.track.id, detection.box, detection.score, seen.who, announced, picture)
+    return SceneFace(seen.track.id, detection.box, detection.score, seen.who, announced)

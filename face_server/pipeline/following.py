@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -79,6 +80,8 @@ class Follower:
         self._min_score = min_score
         self._beliefs: dict[int, Belief] = {}
         self._cut_at = -np.inf
+        # A pass whose caller was broken off runs to its end in its thread: the next one comes after it.
+        self._one_at_a_time = threading.RLock()
         self.started = 0
 
     def belief(self, track: Track) -> Belief:
@@ -104,10 +107,11 @@ class Follower:
         return self._min_score if rules.min_score is None else rules.min_score
 
     def _follow_here(self, frame: Frame, rules: StreamRules, detect: DetectHere) -> Following:
-        image = frame.scaled(rules.detection_size_px)
-        found = detect(image, self._score(rules), rules.detection_size_px)
-        tracks, faces, wanted = self._track(frame, image, found, rules)
-        return Following(tracks, faces, self._cut(frame, wanted, rules))
+        with self._one_at_a_time:
+            image = frame.scaled(rules.detection_size_px)
+            found = detect(image, self._score(rules), rules.detection_size_px)
+            tracks, faces, wanted = self._track(frame, image, found, rules)
+            return Following(tracks, faces, self._cut(frame, wanted, rules))
 
     def _track(
         self, frame: Frame, image: Image, found: Sequence[Detection], rules: StreamRules
@@ -120,11 +124,12 @@ class Follower:
             image if (image.width, image.height) == size else Image(_resized(image.pixels, size), image.source_width, image.source_height)
         )
         x, y = size[0] / frame.width, size[1] / frame.height
-        live = self._tracker.update([one.scaled(x, y) for one in counting], small, at=frame.captured_at)
-        tracks = tuple(replace(track, detection=track.detection.scaled(1 / x, 1 / y)) for track in live)
-        self.started += sum(track.id not in self._beliefs for track in tracks)
-        self._beliefs = {track.id: self._beliefs.get(track.id) or Belief(self._options) for track in tracks}
-        return tracks, len(counting), self._wanted(tracks, frame.captured_at, rules.embed_budget)
+        with self._one_at_a_time:
+            live = self._tracker.update([one.scaled(x, y) for one in counting], small, at=frame.captured_at)
+            tracks = tuple(replace(track, detection=track.detection.scaled(1 / x, 1 / y)) for track in live)
+            self.started += sum(track.id not in self._beliefs for track in tracks)
+            self._beliefs = {track.id: self._beliefs.get(track.id) or Belief(self._options) for track in tracks}
+            return tracks, len(counting), self._wanted(tracks, frame.captured_at, rules.embed_budget)
 
     def _wanted(self, tracks: Sequence[Track], at: float, budget: int) -> list[_Wanted]:
         """Of whom to take shots. Converting a large frame costs more than cutting, so all that may be of use are taken from one."""

@@ -9,7 +9,7 @@ from face_server.domain.appearance import Belief, Sample, Verdict
 from face_server.domain.events import Who
 from face_server.domain.face import Face
 from face_server.domain.visits import VisitBook
-from face_server.errors import NotFound, Overloaded, Unavailable
+from face_server.errors import ModelMismatch, NotFound, Overloaded, Unavailable
 from face_server.pipeline.strangers import StrangerBook
 
 
@@ -18,6 +18,8 @@ class StrangerMatcher:
 
     def __init__(self, book: StrangerBook) -> None:
         self._book = book
+        self.problem = ""
+        """Why unknown people are not remembered at the moment, or empty."""
 
     async def settle(self, found: Sequence[Belief], visits: VisitBook) -> None:
         """Bring the beliefs of all faces on a frame up to date; two of them are never the same stranger."""
@@ -25,13 +27,16 @@ class StrangerMatcher:
             if belief.stranger and belief.verdict is Verdict.PERSON:
                 await self._become(belief, belief.stranger, visits)
             elif belief.verdict is Verdict.UNKNOWN and belief.tried < belief.embedded:
+                try:
+                    await self._know(belief, {one.stranger.stranger_id for one in found if one.stranger and one is not belief})
+                    self.problem = ""
+                except ModelMismatch:
+                    self.problem = (
+                        "unknown people are not remembered: those remembered so far were seen by another model; "
+                        "erase their collection to begin anew"
+                    )
+                # Last: what the gallery could not answer is asked again.
                 belief.tried = belief.embedded
-                others = {one.stranger.stranger_id for one in found if one.stranger and one is not belief}
-                known, shown = await self._recognise(belief, others)
-                belief.stranger = belief.stranger or known
-                # A stranger is remembered by every shot that adds to what is known, but only if it is theirs beyond doubt.
-                if belief.stranger is None or (shown and shown.key == belief.stranger.key):
-                    belief.stranger = await self._remember(belief, others) or belief.stranger
 
     async def review(self, beliefs: Sequence[Belief], visits: VisitBook) -> None:
         """Look up the strangers in view: they may have got a name, been merged into others, or dismissed."""
@@ -70,6 +75,13 @@ class StrangerMatcher:
         except NotFound:
             return False
         return True
+
+    async def _know(self, belief: Belief, others: set[str]) -> None:
+        known, shown = await self._recognise(belief, others)
+        belief.stranger = belief.stranger or known
+        # A stranger is remembered by every shot that adds to what is known, but only if it is theirs beyond doubt.
+        if belief.stranger is None or (shown and shown.key == belief.stranger.key):
+            belief.stranger = await self._remember(belief, others) or belief.stranger
 
     async def _recognise(self, belief: Belief, others: set[str]) -> tuple[Who | None, Who | None]:
         """The stranger whom any of the samples shows, and the one whom the best sample shows."""

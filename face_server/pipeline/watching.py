@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from face_server.domain.appearance import Belief, BeliefOptions
-from face_server.domain.events import Event, Picture
+from face_server.domain.events import Event, Picture, Who
 from face_server.domain.frame import Frame
 from face_server.domain.ports import Clock, Detector, Embedder, Gallery, ImageCodec
 from face_server.domain.stream_ports import DrawScene
 from face_server.domain.streams import StreamRules, StreamSpec
 from face_server.domain.tracking import Tracker, TrackerOptions
 from face_server.domain.tracks import Look, SeenTrack, Track
-from face_server.domain.visits import VisitBook
+from face_server.domain.visits import Visit, VisitBook
 from face_server.errors import ModelMismatch, Overloaded, Unavailable
 from face_server.pipeline.announcing import Announcer, Portrait
 from face_server.pipeline.claims import Claims
@@ -27,6 +27,9 @@ from face_server.pipeline.stranger_matching import StrangerMatcher
 from face_server.pipeline.strangers import StrangerBook
 from face_server.workers import Workers
 
+Recall = Callable[[str], Awaitable[Sequence[Event]]]
+"""The latest arrivals and departures on a stream, oldest first, as far as they are stored."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -34,7 +37,8 @@ _log = logging.getLogger(__name__)
 class WatchTools:
     """What watching works with.
 
-    ``strangers`` is None where nobody unknown is remembered. ``min_score`` is that of the detector
+    ``strangers`` is None where nobody unknown is remembered. ``recall`` lets watching go on where it was
+    broken off: who was announced lately is not announced again, and who is gone by now leaves. ``min_score`` is that of the detector
     unless a rule says otherwise. Collections are searched again for everybody in view every ``review_s``, without new embeddings:
     so long do somebody enrolled or erased meanwhile keep their old label at most.
     """
@@ -48,6 +52,7 @@ class WatchTools:
     clock: Clock
     draw: DrawScene
     strangers: StrangerBook | None = None
+    recall: Recall | None = None
     min_score: float = 0.6
     review_s: float = 2.0
     beliefs: BeliefOptions = field(default_factory=BeliefOptions)
@@ -78,12 +83,15 @@ class CameraWatcher:
         self._announcer = Announcer(tools.codec, tools.draw, tools.workers, tools.clock)
         self._claims = Claims()
         self._portraits: dict[str, Portrait] = {}
+        # Decided but not handed over yet. A look may be broken off at any await, or fail: the next one says what it owes.
+        self._unsaid: list[Event] = []
         self._applied = spec
         self._reviewed = spec
         self._reviewed_at = -np.inf
         self._looked = (tools.clock.monotonic(), tools.clock.now())
         self._frames = self._faces = self._embeddings = 0
         self._away = ""
+        self._recalled = tools.recall is None
 
     @property
     def counts(self) -> WatchCounts:
@@ -93,7 +101,7 @@ class CameraWatcher:
     @property
     def problem(self) -> str:
         """Why recognition is incomplete at the moment (a collection that is missing, a gallery that is away), or empty."""
-        return "; ".join(filter(None, (self._matcher.problem, self._away)))
+        return "; ".join(filter(None, (self._matcher.problem, self._strangers.problem if self._strangers else "", self._away)))
 
     def change(self, spec: StreamSpec) -> None:
         """Watch under other rules and collections from the next frame on; tracks and visits go on."""
@@ -105,6 +113,7 @@ class CameraWatcher:
         While the gallery or the embedder is away or overloaded, tracks go on and nobody new is named.
         """
         self._looked = (self._tools.clock.monotonic(), frame.taken_at)
+        await self._recall()
         spec = self._current_spec()
         if spec.rules.schedule is not None and not spec.rules.schedule.covers(frame.taken_at):
             return await self._departures(spec, frame.taken_at)
@@ -124,8 +133,24 @@ class CameraWatcher:
 
     async def pass_time(self) -> Look:
         """Who left, by the time that passed since the last frame was taken."""
+        await self._recall()
         looked_at, taken_at = self._looked
         return await self._departures(self._current_spec(), taken_at + self._tools.clock.monotonic() - looked_at)
+
+    async def _recall(self) -> None:
+        """Take up what was announced before these eyes opened, once. Who cannot be asked is not waited for."""
+        if self._recalled or self._tools.recall is None:
+            return
+        try:
+            self._visits.recall(await self._tools.recall(self._spec.id))
+        except (Overloaded, Unavailable) as error:
+            _log.warning("stream %s: people may be announced again: %s", self._spec.id, error.message)
+        self._recalled = True
+
+    def leave(self) -> Look:
+        """See ``Watcher.leave``."""
+        self._depart(self._spec, self._visits.end())
+        return self._say((), ())
 
     def _current_spec(self) -> StreamSpec:
         """What to watch by now. One frame is looked at under one spec, though it may change meanwhile."""
@@ -167,7 +192,10 @@ class CameraWatcher:
             for _, belief in in_view:
                 belief.stranger = None
             return
+        before = self._strangers.problem
         await self._strangers.settle([belief for track, belief in in_view if not track.missed], self._visits)
+        if self._strangers.problem and not before:
+            _log.warning("stream %s: %s", self._spec.id, self._strangers.problem)
 
     async def _report(self, spec: StreamSpec, frame: Frame, seen: Sequence[SeenTrack]) -> Look:
         """Tell the visits who is here, and announce whom they say."""
@@ -177,15 +205,16 @@ class CameraWatcher:
                 continue
             if self._visits.seen(one.who, frame.taken_at):
                 whom.add(one.track.id)
-                if self._strangers and one.who.stranger_id:
-                    await self._strangers.seen(one.who, frame.taken_at)
             self._keep_portrait(one, frame)
-        gone = await self._departures(spec, frame.taken_at)
-        if not whom:
-            return Look(tuple(seen), gone.events, gone.pictures)
+        gone = self._end_visits(spec, frame.taken_at)
+        arrived = self._announcer.arrived(spec, frame, seen, whom)
+        self._unsaid += arrived
+        # From here on everything may fail or be broken off.
+        await self._note_strangers([(one.who, frame.taken_at) for one in arrived if one.who])
+        made = await self._picture_departures(gone)
         shots = {one.track.id: shot for one in seen if (shot := self._follower.belief(one.track).portrait)}
-        events, pictures = await self._announcer.arrived(spec, frame, seen, whom, shots)
-        return Look(tuple(seen), (*gone.events, *events), (*gone.pictures, *pictures))
+        events, pictures = await self._announcer.with_scene(arrived, spec, frame, seen, shots)
+        return self._say([*made.events, *events], [*made.pictures, *pictures], seen)
 
     def _keep_portrait(self, seen: SeenTrack, frame: Frame) -> None:
         shot = self._follower.belief(seen.track).portrait
@@ -197,17 +226,36 @@ class CameraWatcher:
 
     async def _departures(self, spec: StreamSpec, now: float) -> Look:
         """Who left until ``now`` (Unix seconds)."""
-        events: list[Event] = []
-        pictures: list[Picture] = []
-        for visit in self._visits.pass_time(now):
-            if self._strangers and visit.who.stranger_id:
-                await self._strangers.seen(visit.who, visit.last_at)
-            event, made = await self._announcer.left(spec, visit, self._portraits.pop(visit.who.key, None))
-            events.append(event)
-            pictures += made
+        made = await self._picture_departures(self._end_visits(spec, now))
+        return self._say(made.events, made.pictures)
+
+    def _end_visits(self, spec: StreamSpec, now: float) -> list[tuple[Event, Portrait | None]]:
+        """The visits that are over at ``now``, as events that must be said, and their portraits."""
+        return self._depart(spec, self._visits.pass_time(now))
+
+    def _depart(self, spec: StreamSpec, visits: Sequence[Visit]) -> list[tuple[Event, Portrait | None]]:
+        portraits = [self._portraits.pop(visit.who.key, None) for visit in visits]
+        gone = [(self._announcer.left(spec, visit, portrait), portrait) for visit, portrait in zip(visits, portraits, strict=True)]
+        self._unsaid += [event for event, _ in gone]
         here = {visit.who.key for visit in self._visits.open_visits()}
         self._portraits = {key: portrait for key, portrait in self._portraits.items() if key in here}
-        return Look((), tuple(events), tuple(pictures))
+        return gone
+
+    async def _picture_departures(self, gone: Sequence[tuple[Event, Portrait | None]]) -> Look:
+        await self._note_strangers([(event.who, event.ended_at) for event, _ in gone if event.who])
+        made = [await self._announcer.with_portrait(event, portrait) for event, portrait in gone]
+        return Look((), tuple(event for event, _ in made), tuple(picture for _, pictures in made for picture in pictures))
+
+    async def _note_strangers(self, seen: Sequence[tuple[Who, float]]) -> None:
+        for who, at in seen:
+            if self._strangers and who.stranger_id:
+                await self._strangers.seen(who, at)
+
+    def _say(self, events: Sequence[Event], pictures: Sequence[Picture], seen: Sequence[SeenTrack] = ()) -> Look:
+        """All that must be said, in the order in which it was decided, with the pictures that could be made of it."""
+        complete = {event.id: event for event in events}
+        said, self._unsaid = tuple(complete.get(event.id, event) for event in self._unsaid), []
+        return Look(tuple(seen), said, tuple(pictures))
 
     def _say_away(self, sentence: str) -> None:
         if sentence and sentence != self._away:

@@ -90,6 +90,15 @@ class Eyes:
             self._resting = True
             self._seen(Look(), frame)
 
+    @property
+    def problem(self) -> str:
+        """Why not everybody is recognised at the moment, or empty."""
+        return self._watcher.problem
+
+    def leave(self) -> None:
+        """Nobody looks any more: whoever was in view has left. What is known stays known."""
+        self._seen(self._watcher.leave(), None)
+
     async def pass_time(self) -> None:
         """Let the watcher notice who left, unless a frame is being looked at."""
         if self._turn.locked():

@@ -25,7 +25,8 @@ class Presence:
 
     def tick(self, frames: FrameCounts) -> EventKind | None:
         """What is to be said now. Call it a few times a second while the stream should run."""
-        if self._up and frames.away_s > LOST_AFTER_S:
+        # A camera that gives a frame every few seconds is not away in between.
+        if self._up and frames.away_s > LOST_AFTER_S and not frames.flowing:
             self._up, self._lost = False, True
             return EventKind.STREAM_LOST
         if not self._up and frames.flowing_s >= BACK_AFTER_S:

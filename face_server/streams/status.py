@@ -88,6 +88,12 @@ class FrameCounts:
             self.stale += frames
             self._stale_rate.add(self._clock.monotonic())
 
+    @property
+    def flowing(self) -> bool:
+        """Whether frames come, as far apart as the source makes them."""
+        with self._lock:
+            return self._flowing_since is not None
+
     def interrupted(self) -> None:
         """Frames stopped coming."""
         with self._lock:
@@ -169,18 +175,21 @@ class StreamRecord:
         self._analysed_rate.add(now)
         self._latencies.append(max(0.0, now - captured_at))
 
-    def status(self, *, attempts: int, waiting: str, publishing: str, viewers: int) -> StreamStatus:
-        """All of it, for people. ``waiting`` is why events are not stored, if so."""
+    def status(self, *, attempts: int, waiting: str, publishing: str, viewers: int, problem: str = "") -> StreamStatus:
+        """All of it, for people. ``waiting`` is why events are not stored, ``problem`` why not everybody is recognised, if so."""
         frames, now = self.frames, self._clock.monotonic()
         width, height = frames.size
         away_s = frames.away_s
         latencies = sorted(self._latencies)
+        reason, code = self.reason or redact(self._hindrance() or waiting), self.code
+        if problem and not reason and self.state is StreamState.RUNNING:
+            reason, code = redact(problem), "recognition_incomplete"
         return StreamStatus(
             id=self.id,
             state=self.state,
             since=self.since,
-            reason=self.reason or redact(self._hindrance() or waiting),
-            code=self.code,
+            reason=reason,
+            code=code,
             attempts=attempts,
             connected=self.connected,
             width=width,

@@ -72,6 +72,7 @@ class SupervisedStream:
         self._outgoing = Outgoing(spec.id, parts.publish_events, clock, options.outgoing)
         self.viewing = Viewing(spec.name or spec.id, parts, clock, self._record.frames, seats, options.viewing)
         self._eyes: Eyes | None = None
+        self._other_source = False
         self._camera: Camera | None = None
         self._owner: asyncio.Task[None] | None = None
         self._quiet_since = clock.now()
@@ -96,6 +97,7 @@ class SupervisedStream:
             waiting=self._outgoing.trouble,
             publishing=self._publishing.state,
             viewers=self.viewing.viewers,
+            problem=self._eyes.problem if self._eyes is not None else "",
         )
 
     def start(self, spec: StreamSpec) -> asyncio.Task[bool]:
@@ -122,7 +124,7 @@ class SupervisedStream:
         self.viewing.title = spec.name or spec.id
         self._publishing.want(spec)
         if not spec.same_source(before):
-            self._eyes = None
+            self._other_source = True
             self._policy.healthy()
             self._again.set()
         else:
@@ -137,7 +139,7 @@ class SupervisedStream:
             self._again.set()
 
     async def stop(self) -> None:
-        """Let go of the camera within 2 s, whatever hangs. What was seen stays known."""
+        """Let go of the camera within 2 s, whatever hangs. Whoever was in view has left; what was seen stays known."""
         async with self._turn:
             await self._stop()
 
@@ -152,6 +154,7 @@ class SupervisedStream:
     async def _stop(self) -> None:
         await self._leftovers.end([self._owner] if self._owner else [], _STOP_S, closing=[self._publishing.close()])
         self._owner = None
+        self._leave()
         self._record.enter(StreamState.STOPPED)
 
     async def restart(self) -> bool:
@@ -215,8 +218,11 @@ class SupervisedStream:
             message = f"{self._leftovers.running} parts of earlier connections do not end; the service must be started anew"
             raise SourceFailed(message, code="source_stuck", needs_operator=True)
         spec, record = self.spec, self._record
-        if self._eyes is None or self._eyes.stuck or self._eyes.bugs >= _MAX_BUGS:
-            self._eyes = Eyes(self._parts.open_watcher(spec), record, self._clock, self._saw)
+        eyes = self._eyes
+        if eyes is None or self._other_source or eyes.stuck or eyes.bugs >= _MAX_BUGS:
+            self._leave()
+            eyes = self._eyes = Eyes(self._parts.open_watcher(spec), record, self._clock, self._saw)
+            self._other_source = False
         detail = None
         if spec.detail_url:
             detail = Detail(spec, self._parts, self._clock, record, RestartPolicy(self._options.restart, self._chance))
@@ -225,7 +231,7 @@ class SupervisedStream:
             self._parts,
             self._clock,
             self._options.camera,
-            eyes=self._eyes,
+            eyes=eyes,
             record=record,
             tap=self._tap,
             detail=detail,
@@ -296,6 +302,11 @@ class SupervisedStream:
             log_id = secrets.token_hex(4)
             _log.exception("internal error %s in stream %s", log_id, self.spec.id)
             self._record.error(f"internal error, see log {log_id}")
+
+    def _leave(self) -> None:
+        """Whoever was in view is not any more, for nobody looks."""
+        if self._eyes is not None:
+            self._eyes.leave()
 
     def _tap(self, frame: Frame) -> None:
         self._publishing.take(frame)

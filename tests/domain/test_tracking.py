@@ -164,6 +164,16 @@ def test_a_track_ends_when_it_was_missed_too_long():
     assert [track.id for track in tracker.update(here, EMPTY, at=11.4)] == [2]
 
 
+@pytest.mark.parametrize("fps", [1.0, 0.8, 0.5])
+def test_slow_cameras_have_tracks(fps):
+    """A face that is on every frame keeps its id, though the frames are further apart than it may be missed."""
+    tracker, walker = Tracker(), _Walker(1, (100.0, 100.0), (4.0, 1.0))
+    for number in range(6):
+        place = walker.at(number / fps)
+        (track,) = tracker.update([_detection(*place)], _picture([(1, place)]), at=number / fps)
+        assert (track.id, track.hits) == (1, number + 1)
+
+
 def test_a_missed_face_is_predicted_where_it_was_going():
     """The box of a track that is hidden moves on with it, with its landmarks in place."""
     tracker = Tracker()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from face_server.domain.events import Who
@@ -154,6 +154,7 @@ def test_the_book_is_the_rules_as_written(steps, realert_s, absence_s, on_return
     assert sorted(ended) == sorted(begun)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 100), st.integers(1, 100))
 def test_memory_is_bounded_by_who_was_here_lately(realert_s, absence_s):
     """A thousand passers-by later the book knows only those within the longer of the two times."""
