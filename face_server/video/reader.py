@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, TypeVar
@@ -81,6 +82,13 @@ class Connection(Protocol):
         ...
 
 
+def _let_go(error: BaseException | None) -> None:
+    """Empty the frames behind an error: they hold the decoder and its pictures, tens of MB, until garbage is collected some day."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 class Reader(threading.Thread):
     """Reads a connection in a daemon thread of its own and hands its pictures over until released.
 
@@ -120,6 +128,7 @@ class Reader(threading.Thread):
         """The thread: connect, decode, let go."""
         try:
             error = self._read()
+            _let_go(error)
             self._tell(self.outcome, error)
             del error
             self._connection.close()
