@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
+from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException, WebDriverException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select
+
+from face_server.video.demo_camera import DemoCamera
 
 # Nothing but the server itself resolves: whatever a page loads from elsewhere fails and is logged.
 FLAGS = (
@@ -36,8 +40,8 @@ FLAGS = (
 )
 WAIT_S = 30
 
-# A refusal of the API is part of what a test does; the browser notes it as a failed load.
-REFUSAL = re.compile(r"/(v1|console)/\S* - Failed to load resource: the server responded with a status of 4\d\d")
+# A refusal of the API is part of what a test does; the browser notes it as a failed load. 503 is that of cameras that are away.
+REFUSAL = re.compile(r"/(v1|console)/\S* - Failed to load resource: the server responded with a status of (4\d\d|503)")
 
 
 class Page:
@@ -49,8 +53,12 @@ class Page:
 
     def visit(self, path: str = "/") -> None:
         """Load a page of the server afresh."""
-        self.browser.get("about:blank")
+        self.leave()
         self.browser.get(self.address + path)
+
+    def leave(self) -> None:
+        """Close the page: it holds no connection any more."""
+        self.browser.get("about:blank")
 
     def all(self, css: str, text: str = "") -> list[WebElement]:
         """The visible elements with ``text`` in them, as they are now."""
@@ -71,7 +79,11 @@ class Page:
             button = next((one for one in self.all(css, text) if one.is_enabled()), None)
             if button is not None:
                 self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
-                button.click()
+                try:
+                    button.click()
+                except ElementClickInterceptedException:
+                    # It was moved by what was drawn meanwhile; one that stays covered is never pressed.
+                    return False
             return button is not None
 
         self.until(push, f"{css} with {text!r} to press")
@@ -103,9 +115,25 @@ class Page:
         self.until(lambda: collection in self.one("#collection").text, f"the collection {collection}")
         Select(self.one("#collection")).select_by_value(collection)
 
+    def fits(self) -> bool:
+        """Whether nothing sticks out sideways on the narrowest phones."""
+        size = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        try:
+            return bool(self.run("return document.documentElement.scrollWidth <= innerWidth"))
+        finally:
+            self.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
     def run(self, script: str, *arguments: Any) -> Any:
         """Run a script in the page."""
         return self.browser.execute_script(script, *arguments)
+
+    def brightness(self) -> float:
+        """How bright the moving picture of a camera is now, 0 to 255; 0 before the first."""
+        script = """const canvas = document.querySelector(".screen canvas");
+            const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+            return data.reduce((sum, value, at) => (at % 4 === 3 ? sum : sum + value), 0) / (data.length * 0.75);"""
+        return float(self.run(script))
 
     def complaints(self) -> list[str]:
         """Failed loads, violated policies and exceptions since the last call, without refusals of the API."""
@@ -125,6 +153,39 @@ class Page:
                     raise
             time.sleep(0.05)
         pytest.fail(f"waited {WAIT_S} s for {what}; complaints: {self.complaints()}; the page reads:\n{self.texts('body')}")
+
+
+class Stage:
+    """A camera made of a video file, in a thread of its own."""
+
+    def __init__(self, file: Path) -> None:
+        self._camera = DemoCamera(file)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return self._camera.url
+
+    def begin(self) -> None:
+        """Show the file from its beginning."""
+        asyncio.run_coroutine_threadsafe(self._camera.start(), self._loop).result(WAIT_S)
+
+    def end(self) -> None:
+        """Go away."""
+        asyncio.run_coroutine_threadsafe(self._camera.stop(), self._loop).result(WAIT_S)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
 
 @pytest.fixture(scope="session")
@@ -210,3 +271,29 @@ def enroll(address: str, collection: str, shared: Path) -> Callable[..., str]:
         return identity
 
     return enrolled
+
+
+@pytest.fixture
+def stage(videos: Path) -> Iterator[Stage]:
+    """A camera that shows the stage in a loop: three known people, from the second second on, and three others after the seventh."""
+    with Stage(videos / "stage_360p.mp4") as camera:
+        yield camera
+
+
+@pytest.fixture
+def watch(address: str, collection: str, stage: Stage) -> Iterator[Callable[..., str]]:
+    """Registers a camera for the people of ``collection``, the stage unless told otherwise, and returns its id.
+
+    Afterwards every camera and every stranger of the server is gone.
+    """
+
+    def watched(**settings: Any) -> str:
+        reply = httpx.post(f"{address}/v1/streams", json={"url": stage.url, "collections": [collection], **settings})
+        assert reply.status_code == 201, reply.text
+        stream: str = reply.json()["id"]
+        return stream
+
+    yield watched
+    for kind in ("streams", "strangers"):
+        for one in httpx.get(f"{address}/v1/{kind}").json()[kind]:
+            httpx.delete(f"{address}/v1/{kind}/{one['id']}").raise_for_status()

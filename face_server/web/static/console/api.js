@@ -25,12 +25,12 @@ export function onKeyNeeded(ask) {
   askForKey = ask;
 }
 
-/** Send a request. Options: `query`, and one of `json` or `body` (a Blob or FormData). Answers with the Response. */
-export async function call(method, path, { query, json, body, signal } = {}) {
+/** Send a request. Options: `query`, `accept`, and one of `json` or `body` (a Blob or FormData). Answers with the Response. */
+export async function call(method, path, { query, accept, json, body, signal } = {}) {
   const address = path + (query ? `?${new URLSearchParams(query)}` : "");
   for (;;) {
     const key = sessionStorage.getItem(KEY_ITEM);
-    const reply = await send(address, { method, signal, ...content(json, body) }, key);
+    const reply = await send(address, { method, signal, ...content(json, body) }, { accept, "x-api-key": key });
     if (reply.ok) return reply;
     const problem = await problemOf(reply);
     if (reply.status !== 401) throw problem;
@@ -65,7 +65,12 @@ export async function getPages(path, member, most) {
 
 /** The path of a collection, and of what is below it. */
 export function collectionPath(collection, ...below) {
-  return ["/v1/collections", ...[collection, ...below].map(encodeURIComponent)].join("/");
+  return pathOf("/v1/collections", collection, ...below);
+}
+
+/** `base` with more parts, whatever they contain. */
+export function pathOf(base, ...below) {
+  return [base, ...below.map(encodeURIComponent)].join("/");
 }
 
 function content(json, body) {
@@ -75,8 +80,8 @@ function content(json, body) {
   return {};
 }
 
-async function send(address, options, key) {
-  const headers = { ...options.headers, ...(key ? { "x-api-key": key } : {}) };
+async function send(address, options, more) {
+  const headers = { ...options.headers, ...Object.fromEntries(Object.entries(more).filter(([, value]) => value)) };
   try {
     return await fetch(address, { ...options, headers, credentials: "omit", cache: "no-store" });
   } catch (error) {

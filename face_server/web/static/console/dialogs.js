@@ -1,6 +1,6 @@
 /** Questions that must be answered before anything goes on. */
 
-import { fill, h } from "./dom.js";
+import { errorLine, fill, h, whilePressed } from "./dom.js";
 
 /** Ask whether to go on; resolves to true or false. */
 export function confirm({ title, text, action, danger = false }) {
@@ -24,7 +24,7 @@ export function askKey(why) {
   return ask("API key", body, h("button", { type: "submit", class: "primary" }, "Continue"), () => input.value.trim() || null);
 }
 
-/** Choose one of `people` ({id, name, template_count}); resolves to it or null. */
+/** Choose one of `people` ({id, name}); resolves to it or null. Where there is a `picture`, an element, it is shown instead of the id. */
 export function choosePerson({ title, text, people, action }) {
   const search = h("input", { type: "search", placeholder: "Search by name", "aria-label": "Search by name", autocomplete: "off" });
   const options = h("div", { class: "options" });
@@ -47,21 +47,31 @@ export function choosePerson({ title, text, people, action }) {
 function option(one, checked, pick) {
   const radio = h("input", { type: "radio", name: "person", onchange: () => pick(one) });
   radio.checked = checked;
-  return h("label", {}, radio, h("span", {}, one.name), h("span", { class: "soft small" }, one.id));
+  return h("label", {}, radio, one.picture, h("span", {}, one.name), !one.picture && h("span", { class: "soft small" }, one.id));
 }
 
-function ask(title, body, go, answer) {
+/**
+ * Ask with the form elements `body` and the button `go`; resolves to what `answer()` gives, or null where the
+ * user leaves. An error of `answer` is told, and the question stays.
+ */
+export function ask(title, body, go, answer) {
   const heading = h("h2", { id: "dialog-title" }, title);
   const cancel = h("button", { type: "button", onclick: () => dialog.close() }, "Cancel");
-  const form = h("form", { method: "dialog" }, heading, body, h("div", { class: "row end" }, cancel, go));
+  const trouble = h("div", {});
+  const form = h("form", { method: "dialog" }, heading, body, trouble, h("div", { class: "row end" }, cancel, go));
   const dialog = h("dialog", { "aria-labelledby": "dialog-title" }, form);
   document.body.append(dialog);
   return new Promise((resolve) => {
     let result = null;
-    form.addEventListener("submit", (event) => {
+    form.addEventListener("submit", async (event) => {
       event.preventDefault();
-      result = answer();
-      dialog.close();
+      fill(trouble);
+      try {
+        result = await whilePressed(go, async () => answer());
+        dialog.close();
+      } catch (error) {
+        fill(trouble, errorLine(error));
+      }
     });
     dialog.addEventListener("close", () => {
       dialog.remove();

@@ -20,6 +20,11 @@ export function fill(element, ...children) {
   element.replaceChildren(...present(children));
 }
 
+/** Change the text of `element` if it is another: what stays the same is neither drawn nor read out again. */
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
 /** The element of the page with this id. */
 export function byId(id) {
   return document.getElementById(id);

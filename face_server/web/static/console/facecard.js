@@ -59,13 +59,14 @@ function offerActions(actions, face, enrol) {
   const match = face.match?.identity;
   const trouble = h("div", {});
   const form = () => {
-    fill(actions, rememberForm({ ...enrol, done: () => {}, cancel: () => offerActions(actions, face, enrol) }));
+    fill(actions, rememberForm({ label: "Remember this face as", store: keep, cancel: () => offerActions(actions, face, enrol) }));
     actions.querySelector("input").focus();
   };
+  const keep = async (who) => gallery.enroll({ ...who, picture: await enrol.cut(), source: enrol.source });
   const add = async (override) => {
     fill(trouble);
     try {
-      await gallery.enroll({ id: match.id, picture: await enrol.cut(), source: enrol.source, override });
+      await keep({ id: match.id, override });
     } catch (error) {
       fill(trouble, refusal(error, () => add(true)));
     }

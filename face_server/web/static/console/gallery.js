@@ -1,20 +1,18 @@
 /** The collection in use, its people, and their crops. One copy for all views. */
 
-import { call, change, collectionPath, get, getPages } from "./api.js";
+import { change, collectionPath, get, getPages, pathOf } from "./api.js";
+import { PictureCache, inTurn } from "./pictures.js";
 
 const COLLECTION_ITEM = "face_server.collection";
 const MOST_PEOPLE = 5000;
 const MOST_CROPS = 500;
-const AT_ONCE = 6;
 
 const changes = new EventTarget();
 let collections = [];
 let chosen = null;
 let people = null;
 const covers = new Map();
-const crops = new Map();
-let running = 0;
-const waiting = [];
+const crops = new PictureCache(MOST_CROPS);
 
 /** Call `listener` after this page has changed the collection in use, or which one is in use. */
 export function onChange(listener) {
@@ -94,13 +92,7 @@ export async function cover(id) {
 
 /** An address (blob:) of a template's crop. */
 export function crop(template) {
-  if (!crops.has(template)) {
-    if (crops.size >= MOST_CROPS) dropCrop(crops.keys().next().value);
-    const loading = inTurn(async () => URL.createObjectURL(await (await call("GET", path("templates", template, "crop.jpg"))).blob()));
-    loading.catch(() => crops.delete(template));
-    crops.set(template, loading);
-  }
-  return crops.get(template);
+  return crops.url(cropPath(template));
 }
 
 /** Create a person without templates. */
@@ -136,7 +128,13 @@ export function removePerson(id) {
 /** Erase a template. */
 export async function removeTemplate(id) {
   await changed("DELETE", path("templates", id));
-  dropCrop(id);
+  crops.drop(cropPath(id));
+}
+
+/** Make a stranger the person `id`, or a new person called `name` where `id` is null. */
+export function nameStranger(stranger, { id, name }) {
+  const who = id === null ? { name } : { identity_id: id };
+  return changed("POST", pathOf("/v1/strangers", stranger, "name"), { json: { collection: chosen, ...who } });
 }
 
 async function changed(method, address, options) {
@@ -155,7 +153,11 @@ async function readPeople() {
 }
 
 function path(...below) {
-  return [collectionPath(chosen), ...below.map(encodeURIComponent)].join("/");
+  return collectionPath(chosen, ...below);
+}
+
+function cropPath(template) {
+  return path("templates", template, "crop.jpg");
 }
 
 function coverOf(found) {
@@ -166,22 +168,5 @@ function coverOf(found) {
 function forget() {
   people = null;
   covers.clear();
-  for (const template of [...crops.keys()]) dropCrop(template);
-}
-
-function dropCrop(template) {
-  crops.get(template)?.then(URL.revokeObjectURL, () => {});
-  crops.delete(template);
-}
-
-/** Run `work` when fewer than AT_ONCE others run: a long list must not ask for everything at once. */
-async function inTurn(work) {
-  if (running >= AT_ONCE) await new Promise((resume) => waiting.push(resume));
-  running += 1;
-  try {
-    return await work();
-  } finally {
-    running -= 1;
-    waiting.shift()?.();
-  }
+  crops.clear();
 }

@@ -1,11 +1,17 @@
 /** The console: it starts here. Views are addressed by the part after "#". */
 
 import { call, get, onKeyNeeded } from "./api.js";
+import * as cameras from "./cameras.js";
 import { askKey } from "./dialogs.js";
 import { byId, fill, h, sentence } from "./dom.js";
+import * as events from "./events.js";
 import * as gallery from "./gallery.js";
 import * as people from "./people.js";
 import * as recognise from "./recognise.js";
+import * as strangers from "./strangers.js";
+
+const VIEWS = { recognise, people, cameras, events, strangers };
+let shown = "recognise";
 
 onKeyNeeded(askKey);
 // A photo dropped beside the mark must not replace the page.
@@ -17,8 +23,7 @@ try {
   choice();
   gallery.onChange(choice);
   gallery.onNews(choice);
-  recognise.start();
-  people.start();
+  for (const view of Object.values(VIEWS)) view.start();
   addEventListener("hashchange", route);
   route();
 } catch (error) {
@@ -28,16 +33,17 @@ try {
 }
 
 function route() {
-  const [view, id] = location.hash.slice(1).split("/");
-  const inPeople = view === "people";
-  byId("recognise").hidden = inPeople;
-  byId("people").hidden = !inPeople;
+  const [asked, id] = location.hash.slice(1).split("/");
+  const name = Object.hasOwn(VIEWS, asked) ? asked : "recognise";
+  if (name !== shown) VIEWS[shown].leave?.();
+  shown = name;
+  for (const view of Object.keys(VIEWS)) byId(view).hidden = view !== name;
   for (const link of document.querySelectorAll("[data-view]")) {
-    if ((link.dataset.view === "people") === inPeople) link.setAttribute("aria-current", "page");
+    if (link.dataset.view === name) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  document.title = `${inPeople ? "People" : "Recognise"} · face_server`;
-  if (inPeople) people.open(id ? decodeURIComponent(id) : null);
+  document.title = `${name.charAt(0).toUpperCase()}${name.slice(1)} · face_server`;
+  VIEWS[name].open?.(id ? decodeURIComponent(id) : null);
 }
 
 /** Fill the choice of collections, and the number of people beside the link. */

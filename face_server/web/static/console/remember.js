@@ -1,4 +1,4 @@
-/** The form that gives a face of a photo a name. */
+/** The form that gives a face a name. */
 
 import { errorLine, fill, h, whilePressed } from "./dom.js";
 import * as gallery from "./gallery.js";
@@ -10,10 +10,10 @@ const NEW = "a new person";
 let forms = 0;
 
 /**
- * A form that enrols a picture. `cut()` resolves to the picture of the face; `done(name)` is called
- * when it is stored, `cancel()` when the user thinks better of it.
+ * A form that asks who somebody is. `store({id, name, override})` keeps the answer: the person `id`, or a new one
+ * of that name where `id` is null. `cancel()` is called when the user thinks better of it.
  */
-export function rememberForm({ cut, source, done, cancel }) {
+export function rememberForm({ label, store, cancel }) {
   const id = `remember-${(forms += 1)}`;
   const input = h("input", { id, type: "text", list: `${id}-names`, required: true, maxlength: 200, autocomplete: "off", spellcheck: "false", placeholder: "Name" });
   const names = h("datalist", { id: `${id}-names` });
@@ -35,7 +35,7 @@ export function rememberForm({ cut, source, done, cancel }) {
     fill(who, h("option", { value: "" }, "Who is this?"), known.map(enrolled), h("option", { value: NEW }, "A new person of this name"));
     show(known.length > 0);
   };
-  const store = async (override) => {
+  const keep = async (override) => {
     trouble.replaceChildren();
     const name = input.value.trim();
     try {
@@ -44,10 +44,9 @@ export function rememberForm({ cut, source, done, cancel }) {
         who.focus();
         return;
       }
-      await gallery.enroll({ id: who.required && who.value !== NEW ? who.value : null, name, picture: await cut(), source, override });
-      done(name);
+      await store({ id: who.required && who.value !== NEW ? who.value : null, name, override });
     } catch (error) {
-      trouble.append(refusal(error, () => store(true)));
+      trouble.append(refusal(error, () => keep(true)));
     }
   };
   input.addEventListener("input", () => {
@@ -62,13 +61,13 @@ export function rememberForm({ cut, source, done, cancel }) {
       class: "remember",
       onsubmit: (event) => {
         event.preventDefault();
-        if (input.value.trim()) whilePressed(submit, () => store(false));
+        if (input.value.trim()) whilePressed(submit, () => keep(false));
       },
       onkeydown: (event) => {
         if (event.key === "Escape") cancel();
       },
     },
-    h("label", { for: id }, "Remember this face as"),
+    h("label", { for: id }, label),
     h("div", { class: "joined" }, input, submit),
     names,
     hint,
