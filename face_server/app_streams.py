@@ -11,7 +11,7 @@ from functools import partial
 from urllib.parse import quote
 
 from face_server.api.services import Cameras
-from face_server.domain.events import ALERTS, DEPARTURES, Event, EventFilter
+from face_server.domain.events import ALERTS, DEPARTURES, Event, EventFilter, EventKind
 from face_server.domain.image import Pixels
 from face_server.domain.ports import Clock, Detector, Embedder, Gallery, ImageCodec
 from face_server.domain.strangers import StrangerPolicy
@@ -123,6 +123,10 @@ async def _open_journal(settings: Settings, tools: StreamTools) -> SqliteJournal
 def _parts(settings: Settings, tools: StreamTools, journal: Journal, strangers: StrangerBook, bus: EventBus) -> StreamParts:
     capture = _capture_options(settings)
 
+    async def was_lost(stream_id: str) -> bool:
+        where = EventFilter(streams=(stream_id,), kinds=(EventKind.STREAM_LOST, EventKind.STREAM_RECOVERED))
+        return [event.kind for event in await journal.events(before=_NEWEST, limit=1, where=where)] == [EventKind.STREAM_LOST]
+
     async def recall(stream_id: str) -> Sequence[Event]:
         where = EventFilter(streams=(stream_id,), kinds=tuple(sorted(ALERTS | DEPARTURES)))
         return (await journal.events(before=_NEWEST, limit=_RECALLED, where=where))[::-1]
@@ -159,6 +163,7 @@ def _parts(settings: Settings, tools: StreamTools, journal: Journal, strangers: 
         encode=encode,
         workers=tools.workers,
         open_view=_view_opener(settings, tools.clock),
+        was_lost=was_lost,
     )
 
 

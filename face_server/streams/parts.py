@@ -14,6 +14,9 @@ from face_server.workers import Workers
 PublishEvents = Callable[[StreamSpec, Look], Awaitable[None]]
 """Stores the events of a look and hands them to the sinks of the stream. Unavailable may be tried again."""
 
+WasLost = Callable[[str], Awaitable[bool]]
+"""Whether the last that was stored of a stream's camera is that it gives no more pictures."""
+
 DrawCard = Callable[[int, int, str, float | None], Pixels]
 """Draws a picture of width × height that says that the named camera is away, since a Unix second if known."""
 
@@ -22,7 +25,7 @@ DrawCard = Callable[[int, int, str, float | None], Pixels]
 class StreamParts:
     """The adapters that streams work with.
 
-    ``open_view`` is None where nothing can be published. ``draw`` and ``draw_card`` run in
+    ``open_view`` is None where nothing can be published, ``was_lost`` where nobody remembers. ``draw`` and ``draw_card`` run in
     ``workers``; ``encode`` makes JPEG bytes of H×W×3 BGR pixels.
     """
 
@@ -34,3 +37,4 @@ class StreamParts:
     encode: Callable[[Pixels], Awaitable[bytes]]
     workers: Workers
     open_view: OpenView | None = None
+    was_lost: WasLost | None = None

@@ -19,6 +19,10 @@ class Presence:
         self._up = False
         self._lost = False
 
+    def recall_loss(self) -> None:
+        """It was said before a restart of the service that the stream is lost: its return is owed."""
+        self._lost = True
+
     def rest(self) -> None:
         """The operator stopped the stream: its silence is nobody's fault."""
         self._up = False

@@ -73,6 +73,7 @@ class SupervisedStream:
         self.viewing = Viewing(spec.name or spec.id, parts, clock, self._record.frames, seats, options.viewing)
         self._eyes: Eyes | None = None
         self._other_source = False
+        self._was_lost = parts.was_lost
         self._camera: Camera | None = None
         self._owner: asyncio.Task[None] | None = None
         self._quiet_since = clock.now()
@@ -281,6 +282,7 @@ class SupervisedStream:
         """What goes on whether or not there is a connection: time, and whether the camera is there."""
         passing: asyncio.Task[None] | None = None
         try:
+            await self._recall()
             while True:
                 frames = self._record.frames
                 if frames.flowing_s >= self._options.restart.healthy_s:
@@ -295,18 +297,36 @@ class SupervisedStream:
             if passing is not None and not passing.done():
                 passing.cancel()
 
+    async def _recall(self) -> None:
+        """Learn once whether the stream was lost when the service ended. Whoever cannot say is not waited for."""
+        was_lost, self._was_lost = self._was_lost, None
+        if was_lost is None:
+            return
+        try:
+            if await was_lost(self.spec.id):
+                self._presence.recall_loss()
+        except FaceServerError as error:
+            _log.warning("stream %s: its return may stay unsaid: %s", self.spec.id, error)
+
     async def _pass_time(self, eyes: Eyes) -> None:
         try:
             await eyes.pass_time()
         except Exception:  # noqa: BLE001 - a bug here must not end the supervision of the stream
-            log_id = secrets.token_hex(4)
-            _log.exception("internal error %s in stream %s", log_id, self.spec.id)
-            self._record.error(f"internal error, see log {log_id}")
+            self._note_bug()
 
     def _leave(self) -> None:
         """Whoever was in view is not any more, for nobody looks."""
-        if self._eyes is not None:
-            self._eyes.leave()
+        try:
+            if self._eyes is not None:
+                self._eyes.leave()
+        except Exception:  # noqa: BLE001 - a bug here must keep a stream neither from stopping nor from going on
+            self._note_bug()
+
+    def _note_bug(self) -> None:
+        """Log the exception that is being handled."""
+        log_id = secrets.token_hex(4)
+        _log.exception("internal error %s in stream %s", log_id, self.spec.id)
+        self._record.error(f"internal error, see log {log_id}")
 
     def _tap(self, frame: Frame) -> None:
         self._publishing.take(frame)

@@ -630,3 +630,22 @@ async def test_incomplete_recognition_is_told_while_the_stream_runs(world, super
     )
     world.watchers[0].problem = ""
     assert (supervisor.status("door").code, supervisor.status("door").reason) == ("", "")
+
+
+@pytest.mark.parametrize("lost", [True, False])
+async def test_a_return_is_told_though_the_service_was_restarted_meanwhile(world, spec, lost: bool) -> None:
+    """A loss that was stored before the restart is followed by one return; where there was none, nothing is said."""
+    world.camera()
+
+    async def was_lost(stream_id: str) -> bool:
+        return lost and stream_id == spec.id
+
+    supervisor = Supervisor(replace(world.parts, was_lost=was_lost), world.clock)
+    await supervisor.start(spec)
+    await world.pass_time(4)
+    assert world.kinds() == [EventKind.STREAM_RECOVERED] * lost
+    await _meanwhile(world, supervisor.stop(spec.id))
+    await supervisor.start(spec)
+    await world.pass_time(4)
+    await _meanwhile(world, supervisor.close())
+    assert len(world.events) == lost
