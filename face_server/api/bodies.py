@@ -39,13 +39,21 @@ class RequestModel(BaseModel):
     """Base of request bodies. Unknown fields are refused, so that a misspelt option is noticed.
 
     ``files`` maps names of uploaded files to the field they fill; ``raw`` is the field that a raw
-    body fills ("" where raw bodies make no sense).
+    body fills ("" where raw bodies make no sense). ``max_bytes`` bounds bodies without pictures, 0
+    leaves it to the server's limit: to check millions of numbers stops the event loop for seconds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     files: ClassVar[Mapping[str, str]] = {}
     raw: ClassVar[str] = ""
+    max_bytes: ClassVar[int] = 0
+
+
+class ShortModel(RequestModel):
+    """Base of request bodies that hold neither pictures nor vectors: the largest that makes sense has some 100 KB."""
+
+    max_bytes: ClassVar[int] = 256 * 1024
 
 
 class PicturesModel(RequestModel):
@@ -90,6 +98,8 @@ class BodyReader(Generic[M]):
     async def _body(self, request: Request, services: Services) -> dict[str, Any]:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         data = await request.body()
+        if 0 < self.model.max_bytes < len(data):
+            raise InputTooLarge(f"the body has {len(data)} bytes, at most {self.model.max_bytes} are allowed here")
         if not data and not kind and self.optional:
             return {}
         if request.headers.get("content-encoding", "identity").lower() != "identity":

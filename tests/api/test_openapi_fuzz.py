@@ -116,7 +116,7 @@ class Server:
         """Remove every stream, so that none is watched for ever, and register one that is switched off."""
         for stream in self.wait(self._client.get("/v1/streams")).json()["streams"]:
             assert self.wait(self._client.delete(f"/v1/streams/{quote(stream['id'], safe='')}")).is_success
-        self.put("/v1/streams/known", {"url": "rtsp://127.0.0.1:9/", "enabled": False})
+        self.put("/v1/streams/known", {"url": "rtsp://127.0.0.1:9/", "enabled": False, "collections": []})
 
     def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         """Post JSON."""

@@ -319,6 +319,20 @@ class TestReceivers:
         assert (patched.status_code, patched.json()["collections"]) == (200, ["default", "guests"])
 
 
+async def test_bodies_stay_small(client: httpx.AsyncClient) -> None:
+    """What would take seconds to check is refused by its size, whatever it holds; nothing is registered."""
+    many = json.dumps([TRIANGLE] * 10_000)
+    for method, path in (("POST", "/v1/streams"), ("PUT", "/v1/streams/a"), ("POST", "/v1/streams/probe")):
+        body = f'{{"url": "{DEAD}", "rules": {{"regions": {many}}}}}'
+        refused = await client.request(method, path, content=body, headers={"content-type": "application/json"})
+        assert (refused.status_code, refused.json()["code"]) == (413, "input_too_large"), path
+        assert "262144" in refused.json()["detail"]
+    for method, path in (("POST", "/add_source"), ("POST", "/source_status"), ("DELETE", "/stream/pipe")):
+        refused = await client.request(method, path, json=["1" * 50] * 30_000)
+        assert (refused.json()["code"], "1048576" in refused.json()["msg"]) == (500, True), path
+    assert await listed(client) == []
+
+
 class TestOperators:
     """What whoever starts the server allows."""
 
@@ -364,6 +378,19 @@ class TestOperators:
             assert kept["b"]["rules"]["max_fps"] == 3
             assert kept["b"]["status"]["state"] != "stopped"
             assert kept["a"]["status"]["state"] == "stopped"
+
+    async def test_what_is_forbidden_by_now_can_be_switched_off(self, data: Path, shared: Path, tmp_path: Path) -> None:
+        """A stream whose folder is not allowed any more says so, and may be renamed and switched off, but not on."""
+        folder, videos = _fresh(data, tmp_path), shared / "data" / "videos"
+        async with serving(Settings(data=folder, streams=StreamSettings(media=(videos,)))) as client:
+            assert (await client.put("/v1/streams/film", json={"url": "stage_360p.mp4"})).status_code == 201
+        async with serving(Settings(data=folder)) as client:
+            status = (await client.get("/v1/streams/film")).json()["status"]
+            assert (status["state"], status["code"]) == ("failed", "source_forbidden")
+            off = await client.patch("/v1/streams/film", json={"enabled": False, "name": "Film"})
+            assert (off.status_code, off.json()["name"]) == (200, "Film")
+            on = await client.patch("/v1/streams/film", json={"enabled": True})
+            assert (on.status_code, on.json()["field"]) == (422, "url")
 
 
 def _fresh(data: Path, folder: Path) -> Path:

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from face_server.api.problems import problem_of, responses, status_of
 from face_server.api.services import Services
-from face_server.errors import FaceServerError, InvalidInput
+from face_server.errors import FaceServerError, InputTooLarge, InvalidInput
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +26,9 @@ FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 # Lists up to this long are written on the event loop: handing them to a thread costs more.
 SMALL_LIST = 2000
+
+# Ten thousand task ids fit.
+MAX_SHORT_BYTES = 1024 * 1024
 
 
 def documented(properties: Mapping[str, Any], example: Mapping[str, str], answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,11 +71,21 @@ def _to_json(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n").encode("ascii")
 
 
+async def short_body(request: Request) -> bytes:
+    """A body without pictures. Raises InputTooLarge beyond ``MAX_SHORT_BYTES``: to read it would stop the event loop."""
+    body = await request.body()
+    if len(body) > MAX_SHORT_BYTES:
+        raise InputTooLarge(f"the body has {len(body)} bytes, at most {MAX_SHORT_BYTES} are allowed here")
+    return body
+
+
 async def fields_of(request: Request, services: Services, *, convert: bool = False) -> dict[str, str]:
     """The text fields of a form or JSON body; ``convert`` writes numbers and objects in JSON as forms have them.
 
-    Raises InvalidInput with the original's words.
+    Raises InvalidInput with the original's words; InputTooLarge for more than ``MAX_SHORT_BYTES`` to convert.
     """
+    if convert:
+        await short_body(request)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if kind in FORMS:

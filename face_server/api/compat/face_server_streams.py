@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from face_server.api.compat.face_server_forms import BAD_REQUEST, FORMS, OK, answers, documented, fields_of, reply
+from face_server.api.compat.face_server_forms import BAD_REQUEST, FORMS, OK, answers, documented, fields_of, reply, short_body
 from face_server.api.compat.face_server_rules import rules_of
 from face_server.api.deps import ServedDep
 from face_server.api.security import OPERATE, READ
@@ -217,7 +217,7 @@ def _listed(served: Served) -> dict[str, Any]:
 async def _ids_of(request: Request) -> list[str]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
-        values = None if kind in FORMS else orjson.loads(await request.body())
+        values = None if kind in FORMS else orjson.loads(await short_body(request))
     except orjson.JSONDecodeError as error:
         raise InvalidInput(BAD_REQUEST) from error
     if not isinstance(values, list) or not all(isinstance(value, str | int) for value in values):

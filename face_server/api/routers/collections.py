@@ -33,10 +33,10 @@ router = APIRouter(prefix="/v1/collections", tags=["collections"])
 async def list_collections(
     services: ServicesDep,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most collections a page.")] = 100,
-    cursor: Annotated[str | None, Query(pattern=COLLECTION_PATTERN, description="`next_cursor` of the page before.")] = None,
+    cursor: Annotated[str, Query(pattern=COLLECTION_PATTERN + "|^$", description="`next_cursor` of the page before.")] = "",
 ) -> Response:
     """List the collections by name, page by page."""
-    stored = [one for one in await services.gallery.collections() if cursor is None or one.name > cursor]
+    stored = [one for one in await services.gallery.collections() if one.name > cursor]
     page = stored[:limit]
     answer = {
         "collections": [collection_body(one, services.recognition) for one in page],

@@ -49,8 +49,8 @@ Streams = Annotated[
     Query(alias="stream", max_length=64, description="Of these streams only."),
 ]
 Kinds = Annotated[list[Kind] | None, Query(alias="kind", max_length=6, description="Of these kinds only.")]
-Identity = Annotated[str | None, Query(alias="identity_id", pattern=ID_PATTERN, description="About this person only.")]
-Stranger = Annotated[str | None, Query(alias="stranger_id", pattern=ID_PATTERN, description="About this stranger only.")]
+Identity = Annotated[str, Query(alias="identity_id", pattern=ID_PATTERN + "|^$", description="About this person only.")]
+Stranger = Annotated[str, Query(alias="stranger_id", pattern=ID_PATTERN + "|^$", description="About this stranger only.")]
 Since = Annotated[AwareDatetime | None, Query(description="At this time or later (RFC 3339).")]
 Until = Annotated[AwareDatetime | None, Query(description="Before this time (RFC 3339).")]
 
@@ -71,8 +71,8 @@ async def list_events(  # one parameter a filter
     limit: Annotated[int, Query(ge=1, le=1000, description="Most events a page.")] = 100,
     stream: Streams = None,
     kind: Kinds = None,
-    identity: Identity = None,
-    stranger: Stranger = None,
+    identity: Identity = "",
+    stranger: Stranger = "",
     since: Since = None,
     until: Until = None,
 ) -> Response:
@@ -103,8 +103,8 @@ async def event_socket(
     after: Cursor = None,
     stream: Streams = None,
     kind: Kinds = None,
-    identity: Identity = None,
-    stranger: Stranger = None,
+    identity: Identity = "",
+    stranger: Stranger = "",
 ) -> None:
     """Each event as a JSON text, as it happens; first those after ``after``. The key goes in the usual headers.
 
@@ -179,16 +179,16 @@ async def _picture(picture_id: str, cameras: Cameras) -> Response:
 def _filter(
     streams: list[str] | None,
     kinds: list[Kind] | None,
-    identity_id: str | None,
-    stranger_id: str | None,
+    identity_id: str,
+    stranger_id: str,
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> EventFilter:
     return EventFilter(
         streams=tuple(streams or ()),
         kinds=tuple(EventKind(one) for one in kinds or ()),
-        identity_id=identity_id or "",
-        stranger_id=stranger_id or "",
+        identity_id=identity_id,
+        stranger_id=stranger_id,
         since=since.timestamp() if since else None,
         until=until.timestamp() if until else None,
     )

@@ -30,7 +30,7 @@ StrangerId = Annotated[
 async def list_strangers(
     cameras: CamerasDep,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most strangers a page.")] = 100,
-    cursor: Annotated[str, Query(pattern=ID_PATTERN[:-1] + "$|^$", description="`next_cursor` of the page before.")] = "",
+    cursor: Annotated[str, Query(pattern=ID_PATTERN + "|^$", description="`next_cursor` of the page before.")] = "",
 ) -> Response:
     """List the strangers by id, page by page."""
     found = await cameras.strangers.page(after=cursor, limit=limit + 1)

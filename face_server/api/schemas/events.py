@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from face_server.api.bodies import RequestModel
+from face_server.api.bodies import ShortModel
 from face_server.api.deps import COLLECTION_PATTERN, ID_PATTERN
 from face_server.api.schemas.gallery import PersonName
 from face_server.api.schemas.streams import Kind
@@ -93,7 +93,7 @@ class StrangerPage(BaseModel):
     next_cursor: str | None
 
 
-class NameRequest(RequestModel):
+class NameRequest(ShortModel):
     """Who a stranger is: somebody new (`name`), or somebody enrolled (`identity_id`)."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "Ada Lovelace"}]})
@@ -119,7 +119,7 @@ class NamedBody(BaseModel):
     events: int
 
 
-class MergeRequest(RequestModel):
+class MergeRequest(ShortModel):
     """The stranger who this one really is."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"into": "4f1c2a9be07d3358"}]})
@@ -146,7 +146,7 @@ class DeadLetterPage(BaseModel):
     next_cursor: int | None
 
 
-class LettersRequest(RequestModel):
+class LettersRequest(ShortModel):
     """Dead letters by id."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"ids": [1, 2]}]})

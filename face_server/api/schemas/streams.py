@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from face_server.api.bodies import RequestModel
+from face_server.api.bodies import RequestModel, ShortModel
 from face_server.api.deps import COLLECTION_PATTERN, STREAM_ID_PATTERN
 from face_server.domain.streams import MAX_COLLECTIONS, MAX_NAME, MAX_POINTS, MAX_POLYGONS, MAX_SINKS
 
@@ -110,7 +110,7 @@ class SinkBody(RequestModel):
 Sinks = Annotated[list[SinkBody], Field(max_length=MAX_SINKS)]
 
 
-class StreamSettings(RequestModel):
+class StreamSettings(ShortModel):
     """A stream as it should be."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"url": _URL, "name": "Entrance", "rules": _RULES_EXAMPLE}]})
@@ -141,7 +141,7 @@ class RulesPatch(RequestModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class StreamPatch(RequestModel):
+class StreamPatch(ShortModel):
     """What to change; members left out stay, also within `rules`. Tracks go on unless the source changes."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"rules": {"max_fps": 2}}]})
@@ -156,7 +156,7 @@ class StreamPatch(RequestModel):
     enabled: bool | None = None
 
 
-class ProbeRequest(RequestModel):
+class ProbeRequest(ShortModel):
     """A source to try."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"url": _URL}]})
@@ -165,7 +165,7 @@ class ProbeRequest(RequestModel):
     transport: Literal["tcp", "udp"] = "tcp"
 
 
-class PublishRequest(RequestModel):
+class PublishRequest(ShortModel):
     """Whether to push the annotated video."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"publish": True}]})
