@@ -9,7 +9,7 @@ import { rememberForm } from "./remember.js";
 import { whileVisible } from "./visible.js";
 import * as words from "./words.js";
 
-const EVERY_MS = 5000;
+const EVERY_MS = 3000;
 const PAGE = 100;
 const MOST = 10_000;
 
