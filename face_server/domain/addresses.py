@@ -61,7 +61,8 @@ _NO_PEER_V4 = tuple(
     for network in ("0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4", "168.63.129.16/32", "100.100.100.200/32", "192.0.0.192/32")
 )
 _NO_PEER_V6 = tuple(ipaddress.IPv6Network(network) for network in ("::/128", "fe80::/10", "fec0::/10", "ff00::/8", "fd00:ec2::254/128"))
-_TRANSLATED_V6 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
+# Well-known and local-use NAT64 (RFC 6052, RFC 8215), IPv4-translated (RFC 2765) and the old IPv4-compatible addresses.
+_TRANSLATED_V6 = tuple(ipaddress.IPv6Network(network) for network in ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96"))
 
 
 def _embedded_v4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:

@@ -17,6 +17,8 @@ from face_server.errors import InvalidInput
 Point = tuple[float, float]
 
 _ID = re.compile(r"[^\x00-\x1f\x7f/\\?#%]{1,64}")
+# Twice the area of a triangle of corners that are on one line but for rounding.
+_FLAT = 1e-9
 MAX_NAME = 200
 MAX_POINTS = 64
 MAX_POLYGONS = 16
@@ -58,6 +60,10 @@ class Polygon:
         if not all(0.0 <= value <= 1.0 for point in self.points for value in point):
             raise InvalidInput("points of a polygon are shares of width and height: 0 to 1", code="invalid_polygon")
         edges = list(zip(self.points, (*self.points[1:], self.points[0]), strict=True))
+        if any(start == end for start, end in edges):
+            raise InvalidInput("the polygon has a corner twice in a row; it closes by itself", code="invalid_polygon")
+        if all(abs(_side(*edges[0], point)) < _FLAT for point in self.points):
+            raise InvalidInput("the polygon has no area: its corners are on one line", code="invalid_polygon")
         last = len(edges) - 1
         for (i, first), (j, second) in combinations(enumerate(edges), 2):
             neighbours = j == i + 1 or (i == 0 and j == last)
@@ -73,11 +79,13 @@ class Polygon:
         return inside
 
 
-def _cross(a: Point, b: Point, c: Point, d: Point) -> bool:
-    def side(p: Point, q: Point, r: Point) -> float:
-        return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
+def _side(p: Point, q: Point, r: Point) -> float:
+    """On which side of the line from ``p`` to ``q`` the point ``r`` is; 0 on it."""
+    return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
 
-    return side(a, b, c) * side(a, b, d) <= 0 and side(c, d, a) * side(c, d, b) <= 0 and a != c
+
+def _cross(a: Point, b: Point, c: Point, d: Point) -> bool:
+    return _side(a, b, c) * _side(a, b, d) <= 0 and _side(c, d, a) * _side(c, d, b) <= 0 and a != c
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,8 +254,10 @@ class StreamSpec:
     created_at: float = 0.0
 
     def __post_init__(self) -> None:
-        if not _ID.fullmatch(self.id):
-            raise InvalidInput("a stream id has 1 to 64 characters, without / \\ ? # % or control characters", field="id")
+        # Clients take "." and ".." out of paths: such a stream could never be named again.
+        if not (_ID.fullmatch(self.id) and self.id.isprintable() and self.id.strip(" .")):
+            message = "a stream id has 1 to 64 printable characters, without / \\ ? # or %, and more than dots and blanks"
+            raise InvalidInput(message, field="id")
         if len(self.name) > MAX_NAME:
             raise InvalidInput(f"a stream name has at most {MAX_NAME} characters", field="name")
         if len(self.collections) > MAX_COLLECTIONS:

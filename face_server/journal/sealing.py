@@ -7,9 +7,11 @@ import binascii
 import contextlib
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
+import stat
 from pathlib import Path
 from typing import Self
 
@@ -23,6 +25,9 @@ _NONCE_BYTES = 12
 _MARK = "s1:"
 _MAX_KEY_FILE_BYTES = 4096
 _HEX = re.compile(r"[0-9a-fA-F]{64}")
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+_log = logging.getLogger(__name__)
 
 
 class Sealer:
@@ -62,6 +67,8 @@ class Sealer:
                 _make_key_file(path)
             with path.open("rb") as file:
                 text = file.read(_MAX_KEY_FILE_BYTES)
+                if os.fstat(file.fileno()).st_mode & _OTHERS:
+                    _log.warning("%s can be read by others than its owner: chmod 600 it", origin)
         except OSError as error:
             raise ConfigurationError(f"{origin} cannot be used: {error.strerror}") from error
         return cls.from_text(text.decode("ascii", "replace"), origin=origin)

@@ -23,6 +23,7 @@ def analysis_result(event: Event, pictures: Mapping[str, bytes]) -> str:
     ``behaviorBeginTime`` and ``behaviorEndTime`` are Unix milliseconds, ``face_data`` all who were
     recognised on the frame (``new_face``: whom the alert is about), ``bbox`` x1, y1, x2, y2, score
     in pixels of the JPEG that is sent as ``image``. Pictures are base64, "" where they are gone.
+    Others who were announced on the same frame have an alert of their own, and are not new in this one.
     """
     frame = pictures.get(event.frame_picture, b"")
     x_scale, y_scale = _scale(event, frame)
@@ -32,7 +33,7 @@ def analysis_result(event: Event, pictures: Mapping[str, bytes]) -> str:
         "behaviorEndTime": _milliseconds(event.ended_at),
         "face_data": [
             {
-                "new_face": face.announced,
+                "new_face": face.track == event.track,
                 "task_id": event.stream_id,
                 "name": spoken_name(who),
                 "conf": round(float(who.similarity), 4),
@@ -41,7 +42,7 @@ def analysis_result(event: Event, pictures: Mapping[str, bytes]) -> str:
             }
             for face, who in recognised
         ],
-        "msg": "".join(f" {spoken_name(who)}" for face, who in recognised if face.announced) + _PASSED_BY,
+        "msg": "".join(f" {spoken_name(who)}" for face, who in recognised if face.track == event.track) + _PASSED_BY,
         "image": _base64(frame),
     }
     return json.dumps(content)
@@ -55,7 +56,7 @@ def spoken_name(who: Who) -> str:
 
 def _faces(event: Event) -> tuple[SceneFace, ...]:
     """Everybody on the frame, whom the event is about among them."""
-    if event.box is None or any(face.announced and face.who is not None for face in event.faces):
+    if event.box is None or any(face.track == event.track and face.who is not None for face in event.faces):
         return event.faces
     subject = SceneFace(event.track, event.box, 1.0, event.who, announced=True, picture=event.picture)
     return (subject, *event.faces)

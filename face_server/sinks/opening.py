@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 
+from face_server.domain.events import ALERTS
 from face_server.domain.ports import Clock
 from face_server.domain.stream_ports import EventSink
 from face_server.domain.streams import SinkKind, SinkSpec
@@ -49,7 +50,7 @@ class SinkOptions:
 
 
 def check_sink(spec: SinkSpec) -> None:
-    """Raise InvalidInput, naming ``address``, ``topic``, ``secret`` or ``tls``, for a spec that cannot work. Asks nobody."""
+    """Raise InvalidInput, naming the field (``events``: ``kinds``), for a spec that cannot work. Asks nobody."""
     address_of(spec)
     if spec.topic and spec.kind not in (SinkKind.MQTT, SinkKind.REDIS):
         raise InvalidInput(f"a {spec.kind} sink takes no topic", field="topic")
@@ -63,6 +64,8 @@ def check_sink(spec: SinkSpec) -> None:
         raise InvalidInput(f"the secret has more than {_MAX_SECRET} characters", field="secret")
     if spec.tls and spec.kind is not SinkKind.GRPC:
         raise InvalidInput(f"the scheme of the address says whether a {spec.kind} sink uses TLS; leave tls out", field="tls")
+    if spec.kinds and not any(map(spec.wants, spec.kinds)):
+        raise InvalidInput(f"a {spec.kind} sink carries none of these events, only {' and '.join(sorted(ALERTS))}", field="events")
 
 
 def address_of(spec: SinkSpec) -> Address | None:

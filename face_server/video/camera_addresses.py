@@ -40,6 +40,8 @@ def check_source_url(url: str, options: CaptureOptions) -> None:
     """
     if not url or len(url) > _MAX_URL:
         raise _invalid(f"url must have 1 to {_MAX_URL} characters")
+    if url != url.strip():
+        raise _invalid("url begins or ends with a blank")
     if any(character.isspace() or not character.isprintable() for character in url) and not is_file(url):
         raise _invalid("url holds spaces or control characters; write them as %20 and the like")
     if is_device(url):
@@ -64,16 +66,19 @@ def local_file(url: str, options: CaptureOptions) -> Path:
     path = _path(url)
     if not options.media_folders:
         raise _invalid(
-            "url names a local file; start the service with --media DIR to permit files from that folder", code="source_forbidden"
+            "url names a local file; start the service with --media DIR to permit files from that folder, "
+            "or write rtsp:// or http:// before the address of a camera",
+            code="source_forbidden",
         )
     folders = [folder.resolve() for folder in options.media_folders]
     try:
         inside = [file for folder in folders if _within(file := (folder / path).resolve(), folders)]
+        existing = next((file for file in inside if file.exists()), None)
     except (OSError, RuntimeError, ValueError) as error:
         raise _invalid("url names a path that cannot be followed") from error
     if not inside:
         raise _invalid("url names a file outside of the media folders of this service", code="source_forbidden")
-    return next((file for file in inside if file.exists()), inside[0])
+    return existing or inside[0]
 
 
 def existing_file(url: str, options: CaptureOptions) -> Path:
@@ -163,7 +168,7 @@ def _check_network(url: str, options: CaptureOptions) -> None:
     if port == 0:
         raise _invalid("url has the port 0")
     plain = plain_host(host)
-    address = "127.0.0.1" if plain == "localhost" or plain.endswith(".localhost") else literal_address(host)
+    address = "127.0.0.1" if plain == "localhost" or plain.endswith(".localhost") else literal_address(plain)
     if address is not None and (reason := _refusal(address, options)):
         raise _invalid(f"url is refused: {reason}", code="source_forbidden")
     if address is None and not re.fullmatch(r"[\w.-]+", plain):

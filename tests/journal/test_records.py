@@ -65,7 +65,8 @@ EVENTS = st.builds(
     cursor=st.integers(1, 2**62),
 )
 
-TRIANGLES = st.lists(st.tuples(SHARE, SHARE), min_size=3, max_size=3, unique=True).map(lambda points: Polygon(tuple(points)))
+UPPER, LOWER = st.floats(0, 0.4), st.floats(0.5, 1)
+TRIANGLES = st.builds(lambda left, right, x, y: Polygon(((0.0, left), (1.0, right), (x, y))), UPPER, UPPER, SHARE, LOWER)
 WINDOWS = st.builds(Window, st.frozensets(st.integers(0, 6), min_size=1), st.times(), st.times())
 SCHEDULES = st.builds(Schedule, st.lists(WINDOWS, max_size=3).map(tuple), st.sampled_from(["UTC", "Europe/Paris"]))
 RULES = st.builds(
@@ -86,7 +87,7 @@ RULES = st.builds(
 SINKS = st.builds(SinkSpec, st.sampled_from(SinkKind), TEXT, TEXT, TEXT, st.booleans(), st.lists(st.sampled_from(EventKind)).map(tuple))
 SPECS = st.builds(
     StreamSpec,
-    id=st.from_regex(r"[a-z安 ]{1,20}", fullmatch=True),
+    id=st.from_regex(r"[a-z安][a-z安 ]{0,19}", fullmatch=True),
     url=TEXT,
     name=TEXT,
     detail_url=TEXT,

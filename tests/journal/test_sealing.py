@@ -123,6 +123,16 @@ def test_a_key_file_that_holds_no_key_is_left_alone(tmp_path: Path, content: byt
     assert path.read_bytes() == content
 
 
+def test_a_key_file_that_others_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is used, and the log says what to do; a file of its owner alone is not worth a word."""
+    path = tmp_path / "journal.key"
+    fingerprint = Sealer.from_file(path).fingerprint
+    assert not caplog.messages
+    path.chmod(0o640)
+    assert Sealer.from_file(path).fingerprint == fingerprint
+    assert "chmod 600" in caplog.text
+
+
 def test_a_key_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
     """A folder in its place, or a file in the place of its folder."""
     with pytest.raises(ConfigurationError, match=r"key file .* cannot be used"):

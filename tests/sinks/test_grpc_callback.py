@@ -67,7 +67,7 @@ async def test_what_is_sent(opener: SinkOpener) -> None:
 
 
 def test_everybody_recognised_on_the_frame() -> None:
-    """All who were recognised are listed, the announced ones as new; the unknown are not; names come each after a blank."""
+    """All who were recognised are listed, the unknown are not; of two who were announced, each is new in their own alert alone."""
     box = Box(0, 0, 10, 10)
     faces = (
         SceneFace(1, box, 0.9, Who("Ada", 0.8, 0.4, "default", "a"), announced=True),
@@ -75,11 +75,12 @@ def test_everybody_recognised_on_the_frame() -> None:
         SceneFace(3, box, 0.7, None),
         SceneFace(4, box, 0.6, Who("Stranger 12", 0.6, 0.5, stranger_id="s"), announced=True),
     )
-    alert = json.loads(analysis_result(event(1, faces=faces), {}))
-    assert [(face["name"], face["new_face"]) for face in alert["face_data"]] == [("Ada", True), ("Grace", False), ("陌生人_12", True)]
-    assert alert["msg"] == " Ada 陌生人_12 经过"
-    assert alert["image"] == ""
-    assert alert["face_data"][0]["base64_str"] == ""
+    first, second = (json.loads(analysis_result(event(1, faces=faces, track=track), {})) for track in (1, 4))
+    assert [(face["name"], face["new_face"]) for face in first["face_data"]] == [("Ada", True), ("Grace", False), ("陌生人_12", False)]
+    assert [(face["name"], face["new_face"]) for face in second["face_data"]] == [("Ada", False), ("Grace", False), ("陌生人_12", True)]
+    assert (first["msg"], second["msg"]) == (" Ada 经过", " 陌生人_12 经过")
+    assert first["image"] == ""
+    assert first["face_data"][0]["base64_str"] == ""
 
 
 def test_an_event_without_a_scene() -> None:

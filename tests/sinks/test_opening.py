@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from face_server.domain.events import EventKind
 from face_server.domain.streams import SinkKind, SinkSpec
 from face_server.errors import ConfigurationError, InvalidInput
 from face_server.sinks.opening import SinkOpener, address_of, check_sink
@@ -30,6 +31,7 @@ GRPC, WEBHOOK, MQTT, REDIS, LOG = SinkKind.GRPC, SinkKind.WEBHOOK, SinkKind.MQTT
         (SinkSpec(MQTT, "mqtts://me:secret@broker:9000/", topic="home/faces"), "broker:9000"),
         (SinkSpec(REDIS, "redis://127.0.0.1/3", topic="any key"), "127.0.0.1:6379"),
         (SinkSpec(REDIS, "rediss://:secret@cache:6380"), "cache:6380"),
+        (SinkSpec(GRPC, "host:1", kinds=(EventKind.PERSON_SEEN, EventKind.PERSON_LEFT)), "host:1"),
     ],
 )
 def test_good_specs(spec: SinkSpec, authority: str) -> None:
@@ -90,6 +92,7 @@ def test_the_log_needs_nothing() -> None:
         (SinkSpec(REDIS, "rediss://host?ssl_cert_reqs=none"), "address"),
         (SinkSpec(REDIS, "unix:///run/redis.sock"), "address"),
         (SinkSpec(LOG, "host"), "address"),
+        (SinkSpec(GRPC, "host:1", kinds=(EventKind.PERSON_LEFT, EventKind.STREAM_LOST)), "events"),
     ],
 )
 def test_bad_specs(spec: SinkSpec, field: str, opener: SinkOpener) -> None:

@@ -60,7 +60,8 @@ def test_what_is_no_camera_address_is_named(url: str, says: str) -> None:
 @pytest.mark.parametrize(
     "host",
     ["169.254.169.254", "0xA9FEA9FE", "2852039166", "0.0.0.0", "0", "[fe80::1]", "[fe80::1%25eth0]", "[::ffff:169.254.1.1]",
-     "[fd00:ec2::254]", "100.100.100.200", "224.0.0.1", "255.255.255.255", "[::]", "[64:ff9b::a9fe:a9fe]"],
+     "[fd00:ec2::254]", "100.100.100.200", "224.0.0.1", "255.255.255.255", "[::]", "[64:ff9b::a9fe:a9fe]",
+     "[64:ff9b:1::a9fe:a9fe]", "[::ffff:0:169.254.169.254]", "169.254.169.254."],
 )  # fmt: skip
 def test_link_local_and_metadata_addresses_never_pass(host: str) -> None:
     """However they are written."""
@@ -117,6 +118,10 @@ def test_files_only_from_media_folders(tmp_path: Path) -> None:
         check_source_url("file://server/share/x.mp4", options)
     with pytest.raises(InvalidInput, match="null character"):
         check_source_url("a\0.mp4", options)
+    with pytest.raises(InvalidInput, match="cannot be followed"):
+        check_source_url("a" * 300 + ".mp4", options)
+    with pytest.raises(InvalidInput, match="with a blank"):
+        check_source_url(" rtsp://192.168.1.20/stream2", options)
     with pytest.raises(InvalidInput, match="--media DIR"):
         check_source_url("a.mp4", OPTIONS)
 
