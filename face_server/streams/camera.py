@@ -120,13 +120,22 @@ class Camera:
 
     async def _look(self) -> None:
         live_work.set(True)
-        while (frame := await self._slot.next()) is not None:
-            schedule = self._spec.rules.schedule
-            if schedule is not None and not schedule.covers(self._clock.now()):
-                self._record.trouble = "it is outside of the schedule"
-                self._eyes.rest(frame)
-                continue
+        # A call of its own for each frame: none is held while the next is waited for, nor by what broke the wait off.
+        while await self._look_at_next():
+            pass
+
+    async def _look_at_next(self) -> bool:
+        """Look at one frame; False at the end."""
+        frame = await self._slot.next()
+        if frame is None:
+            return False
+        schedule = self._spec.rules.schedule
+        if schedule is not None and not schedule.covers(self._clock.now()):
+            self._record.trouble = "it is outside of the schedule"
+            self._eyes.rest(frame)
+        else:
             await self._eyes.look(self._joined(frame))
+        return True
 
     def _joined(self, frame: Frame) -> Frame:
         return frame if self._detail is None else self._detail.join(frame)
