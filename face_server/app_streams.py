@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ from face_server.video.capture_options import CaptureOptions
 from face_server.video.publish import FfmpegView, PublishOptions
 from face_server.video.scene import draw_scene, no_signal_card
 from face_server.workers import Workers
+
+_log = logging.getLogger(__name__)
 
 _TIDY_EVERY_S = 3600.0
 # How many arrivals and departures of a stream are recalled at its start, and the cursor they are before.
@@ -219,10 +222,13 @@ def _supervisor_options(settings: Settings) -> SupervisorOptions:
 async def _tidy(journal: Journal, strangers: StrangerBook, clock: Clock) -> None:
     """Forget, once an hour, what is beyond its retention."""
     while True:
-        for forget in (partial(journal.prune), partial(strangers.expire)):
-            # A full disk or a locked file is reported by whoever writes; the next hour tries again.
-            with contextlib.suppress(FaceServerError):
+        for forget in (journal.prune, strangers.expire):
+            try:
                 await forget()
+            except FaceServerError as error:
+                _log.warning("what is beyond its retention is still there, the next hour tries again: %s", error.message)
+            except Exception:  # noqa: BLE001 - the last line of defence of a task that must not end
+                _log.exception("what is beyond its retention is still there, the next hour tries again")
         await clock.sleep(_TIDY_EVERY_S)
 
 

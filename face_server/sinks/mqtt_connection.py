@@ -68,7 +68,7 @@ class MqttConnection:
             raise Unavailable("the connection to the broker is closed", retry_after_s=0.0)
         if self._current is not None:
             return self._current
-        if self._keeper is None:
+        if self._keeper is None or self._keeper.done():
             self._keeper = asyncio.create_task(self._keep(), name="mqtt connection")
         if self._waiting is None:
             self._waiting = asyncio.get_running_loop().create_future()

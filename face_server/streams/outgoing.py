@@ -25,7 +25,7 @@ class OutgoingOptions:
     """What is held at most: looks with events, and bytes of their pictures."""
 
     max_looks: int = 1_000
-    max_picture_bytes: int = 32 * 1024 * 1024
+    max_picture_bytes: int = 8 * 1024 * 1024
 
 
 class Outgoing:
