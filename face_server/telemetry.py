@@ -93,9 +93,11 @@ def configure_logging(level: str = "info", form: Literal["text", "json"] = "text
         logger.handlers.clear()
         logger.setLevel(logging.NOTSET)
         logger.propagate = name != "uvicorn.access"
-    # These log whole URLs at info.
-    for name in ("httpx", "httpcore"):
+    # These log whole URLs at info, or each of their steps.
+    for name in ("httpx", "httpcore", "grpc"):
         logging.getLogger(name).setLevel("WARNING")
+    # The MQTT client warns once more of each failure that its caller reports.
+    logging.getLogger("mqtt").setLevel("ERROR")
 
 
 class Metrics:

@@ -124,7 +124,7 @@ def redact_url(url: str) -> str:
     if not separator:
         return _SECRET.sub(r"\1=***", url)
     end = min((place for mark in "/?#" if (place := rest.find(mark)) >= 0), default=len(rest))
-    if "@" not in rest[:end] and _odd_port(rest[:end]):
+    if "@" not in rest[:end] and _may_be_credentials(rest[:end]):
         # A password with a slash in it: everything before the last @ may be part of it.
         end = len(rest)
     authority, path = rest[:end], rest[end:]
@@ -133,9 +133,11 @@ def redact_url(url: str) -> str:
     return scheme + separator + authority + _SECRET.sub(r"\1=***", path)
 
 
-def _odd_port(authority: str) -> bool:
-    port = authority.rpartition("]")[2].partition(":")[2] if authority.startswith("[") else authority.partition(":")[2]
-    return bool(port) and not port.isdigit()
+def _may_be_credentials(authority: str) -> bool:
+    """Whether this may be ``user:begin of a password`` instead of ``host:port``: what is no port, or after what is no address."""
+    host, _, port = authority.rpartition("]") if authority.startswith("[") else authority.partition(":")
+    port = port.removeprefix(":")
+    return bool(port) and not (port.isdigit() and (host.startswith("[") or "." in host))
 
 
 def _path(url: str) -> Path:
@@ -162,7 +164,8 @@ def _check_network(url: str, options: CaptureOptions) -> None:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise _invalid("url is malformed: its host or port cannot be read") from error
+        message = "url is malformed: its host or port cannot be read; in passwords write @ as %40, / as %2F, ? as %3F and # as %23"
+        raise _invalid(message) from error
     if not host or not url[len(scheme) :].startswith("://"):
         raise _invalid(f"url names no host; write {scheme}://host/path")
     if port == 0:
