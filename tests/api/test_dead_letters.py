@@ -143,3 +143,21 @@ async def test_bad_ids(client: httpx.AsyncClient, what: str, body: dict[str, Any
     answer = await client.post(f"/v1/sinks/dead-letters/{what}", json=body)
     assert answer.status_code == 422
     assert answer.json()["field"].startswith("ids")
+
+
+async def test_a_receiver_that_is_behind_is_listed_with_the_reason(client: httpx.AsyncClient, cameras: Cameras, receiver: Receiver) -> None:
+    """While a receiver is away, operators see for how long and why, without its address; once it took everything it is off the list."""
+    receiver.status = 503
+    await happen(cameras)
+    async with asyncio.timeout(5):
+        while not (waiting := [one for one in (await client.get("/v1/sinks/waiting")).json()["waiting"] if one["retry_at"]]):  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(0.02)
+    assert waiting[0]["stream_id"] == "door"
+    assert waiting[0]["sink"].startswith("webhook-")
+    assert "503" in waiting[0]["last_error"]
+    assert waiting[0]["failures"] >= 1
+    assert "s3cret" not in str(waiting)
+    receiver.status = 204
+    async with asyncio.timeout(8):
+        while (await client.get("/v1/sinks/waiting")).json()["waiting"]:  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(0.02)

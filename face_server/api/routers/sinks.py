@@ -1,4 +1,4 @@
-"""Dead letters: events that a receiver did not take."""
+"""Deliveries: receivers that are behind, and dead letters, the events that a receiver did not take."""
 
 from __future__ import annotations
 
@@ -11,16 +11,30 @@ from face_server.api.bodies import BodyReader
 from face_server.api.deps import CamerasDep
 from face_server.api.problems import responses
 from face_server.api.rendering import json_reply, timestamp
-from face_server.api.schemas.events import DeadLetterPage, LettersBody, LettersRequest
+from face_server.api.schemas.events import DeadLetterPage, LettersBody, LettersRequest, WaitingList
 from face_server.api.security import OPERATE, READ
 from face_server.domain.events import DeadLetter
 from face_server.sinks.payload import event_payload
+from face_server.streams.lanes import LaneStatus
 
-router = APIRouter(prefix="/v1/sinks/dead-letters", tags=["events"])
+router = APIRouter(prefix="/v1/sinks", tags=["events"])
 
 
 @router.get(
-    "",
+    "/waiting",
+    operation_id="list_waiting",
+    summary="Receivers that are behind",
+    dependencies=[READ],
+    response_model=WaitingList,
+    responses=responses(),
+)
+async def list_waiting(cameras: CamerasDep) -> Response:
+    """List every stream and sink with events on their way, and why they are not there yet."""
+    return json_reply({"waiting": [_behind(one) for one in cameras.events.lanes()]})
+
+
+@router.get(
+    "/dead-letters",
     operation_id="list_dead_letters",
     summary="List dead letters",
     dependencies=[READ],
@@ -38,7 +52,7 @@ async def list_dead_letters(
 
 
 @router.post(
-    "/replay",
+    "/dead-letters/replay",
     operation_id="replay_dead_letters",
     summary="Send dead letters again",
     dependencies=[OPERATE],
@@ -51,7 +65,7 @@ async def replay_dead_letters(body: Annotated[LettersRequest, Depends(BodyReader
 
 
 @router.post(
-    "/discard",
+    "/dead-letters/discard",
     operation_id="discard_dead_letters",
     summary="Erase dead letters",
     dependencies=[OPERATE],
@@ -61,6 +75,16 @@ async def replay_dead_letters(body: Annotated[LettersRequest, Depends(BodyReader
 async def discard_dead_letters(body: Annotated[LettersRequest, Depends(BodyReader(LettersRequest).read)], cameras: CamerasDep) -> Response:
     """Erase dead letters; their events stay."""
     return json_reply({"count": await cameras.journal.discard(body.ids)})
+
+
+def _behind(status: LaneStatus) -> dict[str, Any]:
+    return {
+        "stream_id": status.lane.stream_id,
+        "sink": status.lane.sink_key,
+        "failures": status.failures,
+        "last_error": status.last_error,
+        "retry_at": None if status.retry_at is None else timestamp(status.retry_at),
+    }
 
 
 def _shown(letter: DeadLetter) -> dict[str, Any]:

@@ -127,6 +127,22 @@ class MergeRequest(ShortModel):
     into: str = Field(pattern=ID_PATTERN)
 
 
+class WaitingBody(BaseModel):
+    """A stream and a sink with events on their way."""
+
+    stream_id: str
+    sink: str = Field(description="`key` of the sink.")
+    failures: int = Field(description="Attempts that failed, one after the other.")
+    last_error: str = Field(description="Why the last one failed; empty while all is well.")
+    retry_at: datetime | None = Field(description="When it is tried again; null while it is being tried.")
+
+
+class WaitingList(BaseModel):
+    """Every receiver with events on their way."""
+
+    waiting: list[WaitingBody]
+
+
 class DeadLetterBody(BaseModel):
     """An event that a receiver did not take."""
 
