@@ -18,6 +18,7 @@ from face_server.app import create_app
 from face_server.commands.options import Data, load_settings
 from face_server.commands.terminal import out, print_json
 from face_server.errors import ConfigurationError
+from face_server.memory import return_large_blocks
 from face_server.settings import Settings
 from face_server.telemetry import configure_logging
 
@@ -59,6 +60,7 @@ def serve(
     settings = load_settings(host=host, port=port, data=data, allow_anonymous=allow_anonymous or None)
     settings = settings.for_cameras(tuple(media or ()), allow_devices=allow_devices)
     configure_logging(settings.log_level, settings.log_format)
+    return_large_blocks()
     # uvicorn takes these over while it serves, shuts down in order, and hands the signal on.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import logging
 import sqlite3
@@ -18,6 +16,7 @@ from face_server.domain.image import Floats
 from face_server.errors import Unavailable
 from face_server.gallery import store
 from face_server.gallery.index import CollectionIndex, IndexChange
+from face_server.memory import return_freed_memory
 from face_server.sqlite_file import snapshot
 
 _BATCH = 512
@@ -49,7 +48,7 @@ class Indexes:
         """Build the index of one collection, or of all, from the store, in batches."""
         self._indexes.update(self._built(connection, collection_key))
         connection.execute("PRAGMA shrink_memory")
-        _return_freed_memory()
+        return_freed_memory()
 
     def _built(self, connection: sqlite3.Connection, collection_key: int | None) -> dict[int, CollectionIndex]:
         with snapshot(connection):
@@ -98,12 +97,6 @@ class Indexes:
                 else:
                     found += _differences(connection, key, index, ModelId.parse(model).dimension)
         return found
-
-
-def _return_freed_memory() -> None:
-    """Give back what loading used and freed: glibc would keep it, a tenth of the index for a million templates."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _advance(connection: sqlite3.Connection, collection_key: int, index: CollectionIndex, dimension: int) -> bool:
