@@ -76,6 +76,8 @@ class Leftovers:
                 task.cancel()
                 futures.add(task)
         futures |= {spawn(work, "closing") for work in closing}
+        if not futures:
+            return True
         # Kept from here on: the wait itself may be cancelled.
         self._running |= futures
         for future in futures:

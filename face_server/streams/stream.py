@@ -207,7 +207,8 @@ class SupervisedStream:
         except Exception as error:  # noqa: BLE001 - one stream's bug must neither end its supervision nor touch the others
             return self._failed(error)
         finally:
-            if connection is not None and not connection.done():
+            if connection is not None:
+                # Also where it ended in the moment in which the stream was stopped: its error has nobody left to tell.
                 await self._leftovers.end([connection], _CONNECTION_S)
             self._camera = None
             self._record.disconnect()
