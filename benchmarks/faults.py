@@ -273,6 +273,8 @@ def page(outcomes: list[Outcome]) -> str:
     """The table of all scenarios."""
     head = ["fault", "rounds", "events", "lost", "delivered again", "out of order", "streams that run", "noticed, s", "back, s", ""]
     return f"""
+## Faults
+
 Measured on {machine()}: {STREAMS} cameras (RTSP), a receiver of events, one service. Events are those in the journal; lost are those that
 the receiver never had, and those that the receiver or a reader of `/v1/events` once had and the journal has no longer. What is
 delivered again carries the id of the first. Back is from the camera's or the service's return to the third frame that is analysed on

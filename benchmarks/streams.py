@@ -227,6 +227,8 @@ def _page(where: Where, seconds: float, rounds: int) -> str:
     sustained = table(["camera", "streams", "slowest analysed fps", "worst p95, s", "worst loop lag, ms", "cores used"], carried)
     noticed = table(["camera is", "noticed, s", "worst", "analysed again after its return, s", "worst"], noticing(where, rounds))
     return f"""
+## Cameras
+
 Measured on {machine()}, which also play the cameras (RTSP over TCP on loopback, 2 % of a core each).
 
 **One camera, {ANALYSED_FPS} analysed frames a second.** Processor time in ms a second of video: of a loop that
