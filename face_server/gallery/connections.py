@@ -10,16 +10,17 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from face_server.errors import FaceServerError, Overloaded, Unavailable
+from face_server.errors import Unavailable
 from face_server.gallery.indexes import Indexes
 from face_server.sqlite_file import connect, forget_erased, storage_errors, transaction
+from face_server.sqlite_writer import WritingThread, attempt, settle
 
 T = TypeVar("T")
 
-_GROUP = 64
 _ERASE_AGAIN_S = 1.0
 
 _log = logging.getLogger(__name__)
@@ -56,13 +57,8 @@ class Writer:
         self._path = path
         self._connection = connection
         self._indexes = indexes
-        self._jobs: queue.Queue[_Job | None] = queue.Queue()
-        self._max_pending = max_pending
-        self._closing = threading.Lock()
-        self._closed = False
         self._remembers = False
-        self._thread = threading.Thread(target=self._run, name="gallery-writer", daemon=True)
-        self._thread.start()
+        self._thread = WritingThread("gallery", connection, max_waiting=max_pending, work_off=self._work_off, afterwards=self._tidy)
 
     def write(self, work: Callable[[sqlite3.Connection, Effects], T]) -> Future[T]:
         """Run ``work`` in a transaction: if it raises, nothing of it is kept."""
@@ -74,48 +70,11 @@ class Writer:
 
     def close(self) -> None:
         """Finish what is queued and release the connection. Blocking; idempotent."""
-        with self._closing:
-            first, self._closed = not self._closed, True
-        if first:
-            self._jobs.put(None)
-        self._thread.join()
+        self._thread.close()
 
     def _submit(self, job: _Job) -> Future[Any]:
-        with self._closing:
-            if self._closed:
-                raise Unavailable("the gallery is closed", code="closed")
-            if self._jobs.qsize() >= self._max_pending:
-                raise Overloaded(f"{self._max_pending} changes to the gallery are waiting already")
-            self._jobs.put(job)
+        self._thread.submit(job)
         return job.future
-
-    def _run(self) -> None:
-        with contextlib.closing(self._connection):
-            ended = False
-            while not ended:
-                waiting, ended = self._next_jobs()
-                jobs = [job for job in waiting if job.future.set_running_or_notify_cancel()]
-                try:
-                    self._work_off(jobs)
-                except Exception as error:  # noqa: BLE001 - the edge of the thread: whoever waits must hear of anything
-                    for job in jobs:
-                        if not job.future.done():
-                            job.future.set_exception(error)
-                if self._remembers:
-                    self._forget_erased()
-
-    def _next_jobs(self) -> tuple[list[_Job], bool]:
-        """What waits now, up to a bound, and whether there will be no more."""
-        jobs: list[_Job] = []
-        with contextlib.suppress(queue.Empty):
-            job = self._jobs.get(timeout=_ERASE_AGAIN_S if self._remembers else None)
-            while job is not None:
-                jobs.append(job)
-                if len(jobs) == _GROUP:
-                    return jobs, False
-                job = self._jobs.get_nowait()
-            return jobs, True
-        return jobs, False
 
     def _work_off(self, jobs: list[_Job]) -> None:
         writes = [job for job in jobs if job.writes]
@@ -130,29 +89,27 @@ class Writer:
         effects = Effects()
         with storage_errors(self._path):
             with transaction(self._connection):
-                outcomes = [self._attempt(job, effects) for job in jobs]
+                outcomes = [attempt(self._connection, partial(self._call, job, effects)) for job in jobs]
             for collection in effects.collections:
                 self._indexes.follow(self._connection, collection)
         if effects.erased:
             self._forget_erased()
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            if isinstance(outcome, FaceServerError):
-                job.future.set_exception(outcome)
-            else:
-                job.future.set_result(outcome)
+        settle(jobs, outcomes)
 
-    def _attempt(self, job: _Job, effects: Effects) -> Any:
-        """The result of one write, or the error for which it was undone. Raises when all must be undone."""
+    def _call(self, job: _Job, effects: Effects) -> Any:
         own = Effects()
-        self._connection.execute("SAVEPOINT job")
-        try:
-            outcome = job.work(self._connection, own)
-            effects.add(own)
-        except FaceServerError as error:
-            self._connection.execute("ROLLBACK TO job")
-            outcome = error
-        self._connection.execute("RELEASE job")
+        outcome = job.work(self._connection, own)
+        effects.add(own)
         return outcome
+
+    def _tidy(self, _jobs: list[_Job], _idle: bool) -> float | None:
+        """Try again to empty the log while another process holds an older state open."""
+        if self._remembers:
+            try:
+                self._forget_erased()
+            except Unavailable as error:
+                _log.warning("erased rows leave the log of the gallery later: %s", error)
+        return _ERASE_AGAIN_S if self._remembers else None
 
     def _forget_erased(self) -> None:
         with storage_errors(self._path):

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from face_server.errors import FaceServerError, InvalidInput, Overloaded, Unavailable
+from face_server.errors import FaceServerError, InvalidInput, Unavailable
 from face_server.sqlite_file import connect, forget_erased, snapshot, storage_errors, transaction
+from face_server.sqlite_writer import WritingThread, attempt, settle
 
 T = TypeVar("T")
 
-_GROUP = 64
 _READERS = 3
 _FORGET_AGAIN_S = 2.0
 _FORGET_TIMEOUT_S = 0.2
@@ -48,23 +48,17 @@ class _Job:
 
 
 class Writer:
-    """The one thread that writes: jobs in order, those that wait committed together.
+    """The one thread that writes to a journal; see ``sqlite_writer``.
 
-    Synchronising the disk takes most of a commit, so whatever queues up meanwhile shares the
-    next one. A job may run more than once, always from the same state, and takes effect once.
+    A job may run more than once, always from the same state, and takes effect once.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection, *, busy_timeout_s: float, max_waiting: int) -> None:
         self._path = path
         self._connection = connection
         self._busy_timeout_s = busy_timeout_s
-        self._max_waiting = max_waiting
-        self._jobs: queue.Queue[_Job | None] = queue.Queue()
-        self._closing = threading.Lock()
-        self._closed = False
         self._remembers = False
-        self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
-        self._thread.start()
+        self._thread = WritingThread("journal", connection, max_waiting=max_waiting, work_off=self._commit_together, afterwards=self._tidy)
 
     def write(self, work: Callable[[sqlite3.Connection], T], *, erases: bool = False) -> Future[T]:
         """Run ``work`` in a transaction: if it raises, nothing of it is kept.
@@ -72,59 +66,19 @@ class Writer:
         The future is done when it is on disk. What a job ``erases`` leaves the log of the file soon after.
         """
         job = _Job(work, erases)
-        with self._closing:
-            if self._closed:
-                raise Unavailable("the journal is closed", code="closed")
-            if self._jobs.qsize() >= self._max_waiting:
-                raise Overloaded(f"{self._max_waiting} changes to the journal are waiting already")
-            self._jobs.put(job)
+        self._thread.submit(job)
         return job.future
 
     def close(self) -> None:
         """Finish what is queued and release the connection. Blocking; idempotent."""
-        with self._closing:
-            first, self._closed = not self._closed, True
-        if first:
-            self._jobs.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        with contextlib.closing(self._connection):
-            ended = False
-            while not ended:
-                waiting, ended = self._next_jobs()
-                jobs = [job for job in waiting if job.future.set_running_or_notify_cancel()]
-                try:
-                    self._commit_together(jobs)
-                except Exception as error:  # noqa: BLE001 - the edge of the thread: whoever waits must hear of anything
-                    for job in jobs:
-                        if not job.future.done():
-                            job.future.set_exception(error)
-                self._remembers |= any(job.erases for job in jobs)
-                if self._remembers and (ended or self._jobs.empty()):
-                    self._forget_erased()
-
-    def _next_jobs(self) -> tuple[list[_Job], bool]:
-        """What waits now, up to a bound, and whether there will be no more."""
-        jobs: list[_Job] = []
-        with contextlib.suppress(queue.Empty):
-            job = self._jobs.get(timeout=_FORGET_AGAIN_S if self._remembers else None)
-            while job is not None:
-                jobs.append(job)
-                if len(jobs) == _GROUP:
-                    return jobs, False
-                job = self._jobs.get_nowait()
-            return jobs, True
-        return jobs, False
+        self._thread.close()
 
     def _commit_together(self, jobs: list[_Job]) -> None:
-        if not jobs:
-            return
         try:
             with storage_errors(self._path):
                 try:
                     with transaction(self._connection):
-                        outcomes = [self._attempt(job) for job in jobs]
+                        outcomes = [attempt(self._connection, partial(self._call, job)) for job in jobs]
                 except sqlite3.Error as error:
                     if len(jobs) == 1 or getattr(error, "sqlite_errorcode", 0) & 0xFF not in _ONES_FAULT:
                         raise
@@ -133,23 +87,18 @@ class Writer:
                     return
         except FaceServerError as error:
             outcomes = [error] * len(jobs)
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            if isinstance(outcome, FaceServerError):
-                job.future.set_exception(outcome)
-            else:
-                job.future.set_result(outcome)
+        settle(jobs, outcomes)
 
-    def _attempt(self, job: _Job) -> Any:
-        """The result of one write, or the error for which it was undone. Raises when all must be undone."""
-        self._connection.execute("SAVEPOINT job")
-        try:
-            with _input_errors():
-                outcome = job.work(self._connection)
-        except FaceServerError as error:
-            self._connection.execute("ROLLBACK TO job")
-            outcome = error
-        self._connection.execute("RELEASE job")
-        return outcome
+    def _call(self, job: _Job) -> Any:
+        with _input_errors():
+            return job.work(self._connection)
+
+    def _tidy(self, jobs: list[_Job], idle: bool) -> float | None:
+        """Empty the log of what was erased, once nobody waits for a write."""
+        self._remembers |= any(job.erases for job in jobs)
+        if self._remembers and idle:
+            self._forget_erased()
+        return _FORGET_AGAIN_S if self._remembers else None
 
     def _forget_erased(self) -> None:
         """Empty the log, without making events wait long for somebody who reads an older state."""
