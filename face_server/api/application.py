@@ -111,7 +111,7 @@ def create_api(
 
     app = FastAPI(
         title="face_server",
-        summary="Who is in this picture?",
+        summary="Who is in this picture, and on this camera?",
         description=openapi.DESCRIPTION.strip(),
         version=__version__,
         docs_url=None,

@@ -20,6 +20,7 @@ Schema = dict[str, Any]
 
 DESCRIPTION = """
 Detect faces, compute embeddings, verify 1:1, identify 1:N, and keep the gallery of who can be recognised.
+Register cameras as streams, read or follow the events of who was seen on them, and name strangers.
 
 Pictures may be sent as JSON (base64 with or without a `data:` prefix, or a URL), as multipart files,
 as a raw body with the options in the query, or as msgpack. Boxes and landmarks are in pixels of the

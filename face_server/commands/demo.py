@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -33,11 +34,19 @@ def demo(
     headers = {"x-api-key": key} if key else {}
     try:
         asyncio.run(_demo(file, server.rstrip("/"), headers, port))
+    except asyncio.CancelledError:
+        # Asked to end, and the stream is removed.
+        return
     except httpx.InvalidURL as error:
         raise ConfigurationError(f"the address of the server is no URL: {error}") from error
 
 
 async def _demo(file: Path, server: str, headers: dict[str, str], port: int) -> None:
+    # A terminal that is closed, or `kill`, must not leave a stream behind whose camera is gone.
+    this = asyncio.current_task()
+    assert this is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
     camera = DemoCamera(file, "127.0.0.1", port)
     await camera.start()
     try:

@@ -58,16 +58,17 @@ class LiveEvents:
     async def subscribe(self, *, after: int | None = None, where: EventFilter | None = None) -> AsyncIterator[AsyncIterator[Event]]:
         """Events with cursor > ``after`` that pass ``where``, oldest first, then each as it happens.
 
-        Without ``after`` only those that happen from now on. The iterator ends with the service.
-        Raises Overloaded beyond the limit of listeners.
+        Without ``after`` only those that happen from now on, and so with one that no event has reached:
+        it comes from another journal. The iterator ends with the service. Raises Overloaded beyond the
+        limit of listeners.
         """
         if len(self._wakes) >= self._options.max_listeners:
             raise Overloaded(f"{self._options.max_listeners} listeners follow the events already, try again later", retry_after_s=5.0)
         wake = asyncio.Event()
         self._wakes.add(wake)
         try:
-            start = await self._end() if after is None else after
-            yield _Listener(self, wake, start, where or EventFilter())
+            end = await self._end()
+            yield _Listener(self, wake, end if after is None else min(after, end), where or EventFilter())
         finally:
             self._wakes.discard(wake)
 

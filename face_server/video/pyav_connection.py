@@ -36,6 +36,8 @@ _UNTIMED = frozenset({"mpjpeg", "mjpeg", "h264", "hevc", "m4v", "mpegvideo"})
 _GRACE_S = 1.0
 """How much later than the watchdog the library gives up: it ends with a half-read picture, or with an error that misleads."""
 _WAITED_S = 0.001
+_TRUSTED_RUN = 3
+"""So many sound pictures in a row, and the decoder is believed again."""
 _ROTATIONS = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CLOCKWISE}
 
 
@@ -86,14 +88,15 @@ class PyavConnection:
         """See Connection.
 
         Pictures that the decoder itself marks as damaged are left out: they would show faces that
-        nobody has.
+        nobody has. So are the first pictures after something that could not be decoded: of pure noise
+        about one packet in a hundred passes for a sound picture, but never several in a row.
         """
         if self._container is None or self._stream is None:
             raise SourceFailed("the source is not open", code="source_lost")
         stream, context = self._stream, self._stream.codec_context
         untimed = self._format in _UNTIMED and not self._recorded
         packets = self._container.demux(stream)
-        skipping, skipped = False, 0
+        skipping, skipped, sound = False, 0, _TRUSTED_RUN
         while True:
             progress.blocked_since = started = self._clock.monotonic()
             begun = time.perf_counter()
@@ -116,10 +119,11 @@ class PyavConnection:
             try:
                 frames = packet.decode()
             except (av.error.FFmpegError, OSError, ValueError):
-                skipped += 1
+                skipped, sound = skipped + 1, 0
                 continue
             for frame in frames:
-                if not isinstance(frame, VideoFrame) or frame.is_corrupt:
+                sound = sound + 1 if isinstance(frame, VideoFrame) and not frame.is_corrupt else 0
+                if not isinstance(frame, VideoFrame) or sound < _TRUSTED_RUN:
                     skipped += 1
                     continue
                 media_s = None if untimed or frame.time is None else frame.time

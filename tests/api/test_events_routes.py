@@ -225,10 +225,11 @@ class TestServerSentEvents:
             assert (await told.event())["id"] == made[-1]
 
     @pytest.mark.parametrize("last", ["x", "-1", "9" * 19, "9" * 30])
-    async def test_ids_that_are_none(self, address: str, last: str) -> None:
-        """They do no harm."""
-        async with listening(address, {"last-event-id": last}):
-            pass
+    async def test_ids_that_are_none(self, address: str, happen: Happen, last: str) -> None:
+        """They do no harm: the listener is told what happens from now on."""
+        async with listening(address, {"last-event-id": last}) as told:
+            made = await happen()
+            assert (await told.event())["id"] == made
 
     async def test_a_place_is_free_as_soon_as_somebody_leaves(self, address: str, cameras: Cameras) -> None:
         """Also if nothing happens meanwhile."""

@@ -60,6 +60,19 @@ def test_a_file_becomes_a_camera(server, face_server, shared):
     assert httpx.get(f"{server.address}/v1/streams").json() == {"streams": []}
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+def test_a_demo_that_is_ended_otherwise_leaves_nothing_behind(server, face_server, shared, how):
+    """`kill` and a closed terminal take the stream away too, without a word."""
+    line = face_server.line("demo", shared / "data/videos/stage_360p.mp4", "--server", server.address, "--port", "0")
+    with running(line, face_server.environment()) as process:
+        read_until(process, "Ctrl-C")
+        process.send_signal(how)
+        _, complaints = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert complaints.strip() == ""
+    assert httpx.get(f"{server.address}/v1/streams").json() == {"streams": []}
+
+
 @pytest.mark.parametrize("kind", ["nobody", "somebody else", "no address", "no video", "taken port"])
 def test_what_cannot_work_is_one_sentence(face_server, shared, tmp_path, kind):
     """No server, another server, an address that is none, a file that is no video, a port in use."""

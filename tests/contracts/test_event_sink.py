@@ -57,10 +57,10 @@ async def sink(receiver: Receiver, opener: SinkOpener) -> AsyncIterator[EventSin
 
 
 async def settle(receiver: Receiver, ids: list[str]) -> list[str]:
-    """What arrived, once as many as ``ids`` have, or too late."""
+    """What arrived, once all of ``ids`` have, or too late."""
 
     async def enough() -> bool:
-        return len(await receiver.received()) >= len(ids)
+        return set(ids) <= set(await receiver.received())
 
     with suppress(TimeoutError):
         await until(enough, 5)
@@ -136,7 +136,11 @@ async def test_a_receiver_that_is_away(sink: EventSink, receiver: Receiver) -> N
 
 @pytest.mark.parametrize("receiver", REMOTE, indirect=True)
 async def test_a_receiver_that_restarts_between_events(sink: EventSink, receiver: Receiver) -> None:
-    """A connection that died while idle costs one failed attempt at most."""
+    """A connection that died while idle costs one failed attempt at most.
+
+    Repeats are not counted: a broker that was killed tells its own subscribers again what it had not
+    noted as taken.
+    """
     await sink.deliver(event(1, ended_at=1_700_000_001.0), {})
     await receiver.leave()
     await receiver.come_back()
@@ -144,7 +148,8 @@ async def test_a_receiver_that_restarts_between_events(sink: EventSink, receiver
         await sink.deliver(event(2, ended_at=1_700_000_002.0), {})
     except Unavailable:
         await sink.deliver(event(2, ended_at=1_700_000_002.0), {})
-    assert await settle(receiver, ["event000001", "event000002"]) == ["event000001", "event000002"]
+    arrived = await settle(receiver, ["event000001", "event000002"])
+    assert list(dict.fromkeys(arrived)) == ["event000001", "event000002"]
 
 
 @pytest.mark.parametrize("receiver", REMOTE, indirect=True)

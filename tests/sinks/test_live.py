@@ -81,6 +81,15 @@ async def test_from_a_cursor(journal: SqliteJournal, live: LiveEvents) -> None:
         assert await none_comes(events)
 
 
+async def test_from_a_cursor_of_another_journal(journal: SqliteJournal, live: LiveEvents) -> None:
+    """One that no event has reached means from now on, not silence until one does."""
+    await happen(journal, None, 1, 2)
+    async with live.subscribe(after=1_000_000) as events:
+        assert await none_comes(events)
+        await happen(journal, live, 3)
+        assert await take(events, 1) == [3]
+
+
 async def test_one_that_is_slow(journal: SqliteJournal, live: LiveEvents) -> None:
     """Who reads late misses nothing, although memory holds four events only."""
     async with live.subscribe() as events:
@@ -147,12 +156,12 @@ async def test_any_history(tmp_path_factory: pytest.TempPathFactory, steps: list
     journal = await SqliteJournal.open(folder / "journal.sqlite", FakeClock(), Sealer.from_key(bytes(32)))
     live = LiveEvents(journal, LiveOptions(recent=4, page=3))
     await happen(journal, None, 1, 2, 3)
-    number, heard = 3, []
+    number, heard, first = 3, [], min(after, 3) + 1
     try:
         async with live.subscribe(after=after, where=LEFT if filtered else None) as events:
             expected: list[int] = []
             for step in steps:
-                expected = [one for one in range(after + 1, number + 1) if not filtered or one % 2 == 0]
+                expected = [one for one in range(first, number + 1) if not filtered or one % 2 == 0]
                 if step == "take":
                     if len(heard) < len(expected):
                         heard += await take(events, 1)
@@ -160,7 +169,7 @@ async def test_any_history(tmp_path_factory: pytest.TempPathFactory, steps: list
                     assert isinstance(step, int)
                     await happen(journal, live, *range(number + 1, number + step + 1))
                     number += step
-            expected = [one for one in range(after + 1, number + 1) if not filtered or one % 2 == 0]
+            expected = [one for one in range(first, number + 1) if not filtered or one % 2 == 0]
             heard += await take(events, len(expected) - len(heard))
             assert heard == expected
             assert await none_comes(events)
