@@ -12,6 +12,7 @@ MINUTES ?= 60
 
 INSTALLED := $(VENV)/.installed
 PULLED := $(DATA)/models/.pulled
+TRITON := $(VENV)/.triton
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run check test test-all bench soak docs
@@ -31,10 +32,10 @@ check: $(INSTALLED) ## Lint, formatting, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: setup ## The fast tests
+test: setup $(TRITON) ## The fast tests
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: setup ## All tests, slow ones too
+test-all: setup $(TRITON) ## All tests, slow ones too
 	$(BIN)/python -m pytest
 
 bench: setup ## Measure speed and accuracy, and print the tables of docs/benchmarks.md
@@ -60,6 +61,11 @@ $(BIN)/python:
 
 $(INSTALLED): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,openvino]'
+	@touch $@
+
+# A real tritonserver for the tests; where it cannot run they say why.
+$(TRITON): docker/triton-requirements.txt benchmarks/triton_server.py | $(INSTALLED)
+	$(BIN)/python -m benchmarks.triton_server
 	@touch $@
 
 $(PULLED): face_server/models/catalog.py | $(INSTALLED)

@@ -101,8 +101,8 @@ def quality_body(quality: Quality, limits: QualityLimits) -> Body:
 def picture_body(extraction: Extraction, faces: Sequence[Body]) -> Body:
     """One picture as ``schemas.faces.PictureBody``."""
     return {
-        "width": extraction.image.source_width,
-        "height": extraction.image.source_height,
+        "width": extraction.width,
+        "height": extraction.height,
         "faces": faces,
         "read_ms": round(extraction.read_ms, 2),
         "analyze_ms": round(extraction.analyze_ms, 2),

@@ -20,10 +20,21 @@ class Network:
     """An installed network: a prepared ONNX file and its contract.
 
     Every prepared network takes one input, uint8 N×H×W×3 BGR: colour order, scaling and layout
-    are part of the graph. The first dimension of every tensor is the batch.
+    are part of the graph. The first dimension of every tensor is the batch. ``digest`` is the
+    sha256 of the published weights.
     """
 
     name: str
     path: Path
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    digest: str = ""
+
+
+FOREIGN_NAMES = frozenset({"ensemble_scrfd", "face_recog", "pnet", "rnet", "onet", "facenet", "centerface"})
+"""Models whose names and tensors clients of other systems rely on; they take no uint8 N×H×W×3."""
+
+
+def served_name(network: str) -> str:
+    """What a network is called in a model repository: its own name, unless clients of other systems expect another model there."""
+    return f"{network}_uint8" if network in FOREIGN_NAMES else network

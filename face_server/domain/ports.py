@@ -56,6 +56,19 @@ class Backend(Protocol):
         ...
 
 
+class RemoteModels(Protocol):
+    """Models of an inference server that are more than a network: several inputs, some of them optional, no batch."""
+
+    async def call(self, model: str, inputs: Tensors, outputs: Sequence[str]) -> Tensors:
+        """Run ``model`` once and return the named outputs; texts are object arrays of bytes.
+
+        Raises InvalidInput, InvalidImage and InputTooLarge as the model refuses the input,
+        NotFound for an unknown model, Overloaded and Unavailable as ``Backend.infer``. Cancelling
+        cancels the call on the server where it has not started.
+        """
+        ...
+
+
 class Detector(Protocol):
     """Finds faces."""
 
@@ -112,6 +125,24 @@ class AnalysisOptions:
     crops: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class CompressedPicture:
+    """A picture as it came: its bytes, and what decodes them in the calling thread, within the caller's limits."""
+
+    data: bytes
+    decode: Callable[[], Image]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Analysis:
+    """The faces of one compressed picture, its size in source pixels, and how long decoding it took."""
+
+    width: int
+    height: int
+    faces: tuple[Face, ...]
+    decode_ms: float
+
+
 class Analyzer(Protocol):
     """Images in, faces out, in source-image pixels; the order of ``Detector.detect`` is kept."""
 
@@ -124,8 +155,11 @@ class Analyzer(Protocol):
         """Per image its faces."""
         ...
 
-    async def analyze_next(self, read: Callable[[], Image], options: AnalysisOptions) -> tuple[Image, list[Face]]:
-        """The image that ``read`` makes in a worker thread, which may be the one that analyses it, and its faces."""
+    async def analyze_compressed(self, picture: CompressedPicture, options: AnalysisOptions) -> Analysis:
+        """Decode and analyse: in one pass through a worker thread, or both elsewhere.
+
+        Raises what decoding raises: InvalidImage, InputTooLarge.
+        """
         ...
 
     async def embed_crops(self, crops: Sequence[Image], *, mirror: bool = False) -> list[Face]:

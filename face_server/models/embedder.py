@@ -71,15 +71,17 @@ class NetworkEmbedder:
         return self._embeddings(await map_bounded(self._features, chunks, self._options.max_concurrent), mirror=mirror)
 
     def runner(self) -> EmbedHere | None:
-        """``embed`` in the calling thread; None for batches and remote backends."""
-        run = None if self._options.batch > 1 else self._backend.runner(self._name)
+        """``embed`` in the calling thread; None where the backend gathers batches or is remote."""
+        run = self._backend.runner(self._name)
         if run is None:
             return None
         tensor, output = self._recipe.contract.tensor, self._recipe.outputs[0]
+        size = self._options.batch
 
         def embed(crops: Pixels, mirror: bool) -> Embeddings:
             faces = self._faces(crops, mirror=mirror)
-            return self._embeddings([np.asarray(run({tensor: face[None]})[output], np.float32) for face in faces], mirror=mirror)
+            chunks = [faces[start : start + size] for start in range(0, len(faces), size)]
+            return self._embeddings([np.asarray(run({tensor: chunk})[output], np.float32) for chunk in chunks], mirror=mirror)
 
         return embed
 

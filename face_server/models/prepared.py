@@ -68,7 +68,7 @@ def load_network(entry: CatalogEntry, folder: Path) -> Network:
     if fault is not None:
         raise WeightsError(f"{fault}; repair it with: face-server models pull {entry.name}")
     record = _record(folder)
-    return Network(entry.name, folder / PREPARED, _specs(record["inputs"]), _specs(record["outputs"]))
+    return Network(entry.name, folder / PREPARED, _specs(record["inputs"]), _specs(record["outputs"]), entry.sha256)
 
 
 def digest_mismatch(what: str, expected: str, actual: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from face_server.domain.alignment import CROP_SIZE_PX, aligned_crops
 from face_server.domain.embedding import ModelId
 from face_server.domain.face import Box, Detection, Face
 from face_server.domain.image import Image, Pixels
-from face_server.domain.ports import AnalysisOptions, DetectHere, Detector, Embedder, EmbedHere
+from face_server.domain.ports import Analysis, AnalysisOptions, CompressedPicture, DetectHere, Detector, Embedder, EmbedHere
 from face_server.domain.quality import measure_quality
 from face_server.workers import Workers, map_bounded
 
@@ -48,14 +49,24 @@ class LocalAnalyzer:
         found = await self._detector.detect(images, min_score=options.min_score, max_size_px=options.max_size_px)
         return list(await asyncio.gather(*map(self._describe, images, found, [options] * len(images))))
 
-    async def analyze_next(self, read: Callable[[], Image], options: AnalysisOptions) -> tuple[Image, list[Face]]:
-        """The image that ``read`` makes in a worker thread, and its faces."""
+    async def analyze_compressed(self, picture: CompressedPicture, options: AnalysisOptions) -> Analysis:
+        """The faces of a picture that a worker thread decodes, the one that analyses it where networks run here."""
+        decode_ms = 0.0
+
+        def read() -> Image:
+            nonlocal decode_ms
+            started = time.perf_counter()
+            image = picture.decode()
+            decode_ms = 1000 * (time.perf_counter() - started)
+            return image
+
         detect, embed = self._detector.runner(), self._embedder.runner()
         if detect is not None and embed is not None:
-            return await self._analyze_here(read, options, detect, embed)
-        image = await self._workers.run(read)
-        (faces,) = await self.analyze([image], options)
-        return image, faces
+            image, faces = await self._analyze_here(read, options, detect, embed)
+        else:
+            image = await self._workers.run(read)
+            (faces,) = await self.analyze([image], options)
+        return Analysis(image.source_width, image.source_height, tuple(faces), decode_ms)
 
     async def _analyze_here(
         self, read: Callable[[], Image], options: AnalysisOptions, detect: DetectHere, embed: EmbedHere
@@ -64,8 +75,7 @@ class LocalAnalyzer:
 
         def work() -> tuple[Image, list[Face], Pixels | None]:
             image = read()
-            found = detect(image, options.min_score, options.max_size_px)
-            faces, crops = _crop_and_measure(image, choose_faces(found, image, options), options)
+            faces, crops = found_faces(image, options, detect)
             if options.embed and len(faces) == 1:
                 (embedding,) = embed(crops, options.mirror)
                 return image, [faces[0].with_embedding(embedding)], None
@@ -76,7 +86,7 @@ class LocalAnalyzer:
 
     async def embed_crops(self, crops: Sequence[Image], *, mirror: bool = False) -> list[Face]:
         """One face per already aligned picture; its detection is the whole picture with score 1."""
-        pixels = await self._workers.run(_stack_crops, crops)
+        pixels = await self._workers.run(stack_crops, crops)
         embeddings = await self._embedder.embed(pixels, mirror=mirror)
         return [Face(_whole(crop), embedding=embedding, crop=one) for crop, embedding, one in zip(crops, embeddings, pixels, strict=True)]
 
@@ -90,6 +100,20 @@ class LocalAnalyzer:
             return faces
         embeddings = await self._embedder.embed(crops, mirror=options.mirror)
         return [face.with_embedding(embedding) for face, embedding in zip(faces, embeddings, strict=True)]
+
+
+def analyze_here(image: Image, options: AnalysisOptions, detect: DetectHere, embed: EmbedHere) -> list[Face]:
+    """The faces of ``image``, altogether in the calling thread; all of them are embedded in one call."""
+    faces, crops = found_faces(image, options, detect)
+    if not (faces and options.embed):
+        return faces
+    return [face.with_embedding(embedding) for face, embedding in zip(faces, embed(crops, options.mirror), strict=True)]
+
+
+def found_faces(image: Image, options: AnalysisOptions, detect: DetectHere) -> tuple[list[Face], Pixels]:
+    """The chosen faces of ``image`` and their aligned crops, not yet embedded."""
+    found = detect(image, options.min_score, options.max_size_px)
+    return _crop_and_measure(image, choose_faces(found, image, options), options)
 
 
 def choose_faces(detections: Sequence[Detection], image: Image, options: AnalysisOptions) -> list[Detection]:
@@ -118,7 +142,8 @@ def _crop_and_measure(image: Image, detections: Sequence[Detection], options: An
     return faces, crops
 
 
-def _stack_crops(crops: Sequence[Image]) -> Pixels:
+def stack_crops(crops: Sequence[Image]) -> Pixels:
+    """Aligned pictures as one N×112×112×3 array; those of another size are resized."""
     size = (CROP_SIZE_PX, CROP_SIZE_PX)
     stack = np.empty((len(crops), *size, 3), np.uint8)
     for index, crop in enumerate(crops):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from face_server.domain.face import Face
 from face_server.domain.image import Image
-from face_server.domain.ports import AnalysisOptions, Analyzer, ImageCodec, ImageFetcher
+from face_server.domain.ports import AnalysisOptions, Analyzer, CompressedPicture, ImageCodec, ImageFetcher
 from face_server.errors import FaceServerError, InputTooLarge, InvalidInput
 from face_server.workers import Workers, map_bounded
 
@@ -46,9 +46,10 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Extraction:
-    """The faces of one picture and how long its stages took."""
+    """The faces of one picture, its size in source pixels, and how long its stages took."""
 
-    image: Image
+    width: int
+    height: int
     faces: tuple[Face, ...]
     read_ms: float
     analyze_ms: float
@@ -96,16 +97,11 @@ class Intake:
         max_size_px = None if options.embed else options.max_size_px
         started = time.perf_counter()
         data = await self._compressed(source)
-        decoded = started
-
-        def decode() -> Image:
-            nonlocal decoded
-            image = self._codec.decode_here(data, max_size_px=max_size_px)
-            decoded = time.perf_counter()
-            return image
-
-        image, faces = await self._analyzer.analyze_next(decode, options)
-        return Extraction(image, tuple(faces), 1000 * (decoded - started), 1000 * (time.perf_counter() - decoded))
+        picture = CompressedPicture(data, lambda: self._codec.decode_here(data, max_size_px=max_size_px))
+        fetched = time.perf_counter()
+        found = await self._analyzer.analyze_compressed(picture, options)
+        read_ms = 1000 * (fetched - started) + found.decode_ms
+        return Extraction(found.width, found.height, found.faces, read_ms, 1000 * (time.perf_counter() - started) - read_ms)
 
     async def _compressed(self, source: Source) -> bytes:
         match source:
@@ -120,7 +116,9 @@ class Intake:
         reading = await self.read(source)
         started = time.perf_counter()
         faces = await self._analyzer.embed_crops([reading.image], mirror=mirror)
-        return Extraction(reading.image, tuple(faces), reading.took_ms, 1000 * (time.perf_counter() - started))
+        return Extraction(
+            reading.image.source_width, reading.image.source_height, tuple(faces), reading.took_ms, 1000 * (time.perf_counter() - started)
+        )
 
     async def _each(self, sources: Sequence[Source], work: _Work) -> list[Extraction | FaceServerError]:
         if not sources:

@@ -80,13 +80,13 @@ def to_msgpack(values: Any) -> bytes:
 
 def _by_area(extraction: Extraction) -> Extraction:
     faces = tuple(sorted(extraction.faces, key=lambda face: -face.detection.box.area))
-    return Extraction(extraction.image, faces, extraction.read_ms, extraction.analyze_ms)
+    return Extraction(extraction.width, extraction.height, faces, extraction.read_ms, extraction.analyze_ms)
 
 
 def _image(outcome: Extraction | FaceServerError, crops: Sequence[bytes], form: Form) -> dict[str, Any]:
     if isinstance(outcome, FaceServerError):
         return {"status": "failed", "took_ms": 0.0, "faces": [], "traceback": outcome.message}
-    long_side = max(outcome.image.source_width, outcome.image.source_height)
+    long_side = max(outcome.width, outcome.height)
     scale = min(1.0, form.detection_size_px / long_side)
     faces = [_face(face, index, scale, crops, form) for index, face in enumerate(outcome.faces)]
     return {"status": "ok", "took_ms": outcome.read_ms + outcome.analyze_ms, "faces": faces}
