@@ -45,7 +45,8 @@ _FILE_ERRORS: Final = (
 """What ONNX Runtime raises about the file itself."""
 
 _RUNTIME_ERRORS: Final = (
-    ort_errors.DeviceReset,
+    # Not before ONNX Runtime 1.24.
+    getattr(ort_errors, "DeviceReset", ort_errors.Fail),
     ort_errors.EPFail,
     ort_errors.EngineError,
     ort_errors.Fail,
