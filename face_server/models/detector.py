@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from face_server.domain.face import Box, Detection
 from face_server.domain.geometry import Letterbox, boxes_iou, suppression_groups
 from face_server.domain.image import Floats, Image, Pixels
-from face_server.domain.ports import Backend, DetectHere, Tensors
+from face_server.domain.ports import Backend, DetectHere, Runner, Tensors
 from face_server.errors import InvalidInput
 from face_server.models.catalog import CatalogEntry
 from face_server.models.decoding import RawDetections
@@ -98,16 +98,16 @@ class NetworkDetector:
             return await map_bounded(
                 lambda image: self._workers.run(here, image, min_score, max_size_px), images, self._options.max_concurrent
             )
-        size, square = self._options.batch, self._options.batch > 1
+        size, square, second_pass = self._options.batch, self._options.batch > 1, self._options.second_pass
         chunks = [images[start : start + size] for start in range(0, len(images), size)]
 
         async def detect(chunk: Sequence[Image], attempt: int) -> list[list[Detection]]:
-            placements = [self._placements(image, max_size_px, square=square)[attempt] for image in chunk]
+            placements = [_placements(self._entry, image, max_size_px, second_pass=second_pass, square=square)[attempt] for image in chunk]
             return await self._run(chunk, placements, min_score)
 
         firsts = await map_bounded(lambda chunk: detect(chunk, 0), chunks, self._options.max_concurrent)
         found = [faces for chunk in firsts for faces in chunk]
-        empty = [index for index, faces in enumerate(found) if not faces] if self._options.second_pass else []
+        empty = [index for index, faces in enumerate(found) if not faces] if second_pass else []
         seconds = await map_bounded(lambda index: detect([images[index]], 1), empty, self._options.max_concurrent)
         for index, (faces,) in zip(empty, seconds, strict=True):
             found[index] = faces
@@ -116,40 +116,55 @@ class NetworkDetector:
     def runner(self) -> DetectHere | None:
         """``detect`` of one image in the calling thread; None for batches and remote backends."""
         run = None if self._options.batch > 1 else self._backend.runner(self._entry.name)
-        if run is None:
-            return None
-        tensor = self._family.recipe.contract.tensor
-
-        def detect(image: Image, min_score: float, max_size_px: int) -> list[Detection]:
-            faces: list[Detection] = []
-            for placement in self._placements(image, max_size_px, square=False):
-                (faces,) = self._detections(run({tensor: _canvases([image], [placement])}), [placement], min_score)
-                if faces:
-                    break
-            return faces
-
-        return detect
-
-    def _placements(self, image: Image, max_size_px: int, *, square: bool) -> list[_Placement]:
-        """Where a picture lies in the canvas of each pass. Raises InvalidInput for too small a size."""
-        stride = self._family.recipe.contract.stride
-        if max_size_px < stride:
-            raise InvalidInput(f"max_size must be at least {stride} pixels, got {max_size_px}", field="max_size")
-        first = _Placement(Letterbox.fit(image.width, image.height, max_size_px, stride=stride, square=square))
-        return [first, _framed(image, max_size_px, stride, square=square)] if self._options.second_pass else [first]
+        return None if run is None else detect_with(self._entry, run, second_pass=self._options.second_pass)
 
     async def _run(self, images: Sequence[Image], placements: Sequence[_Placement], min_score: float) -> list[list[Detection]]:
         """Detect on equal canvases, one call of the backend."""
         canvases = await self._workers.run(_canvases, images, placements)
         outputs = await self._backend.infer(self._entry.name, {self._family.recipe.contract.tensor: canvases})
-        return await self._workers.run(self._detections, outputs, placements, min_score)
+        return await self._workers.run(_read, self._entry, outputs, placements, min_score)
 
-    def _detections(self, outputs: Tensors, placements: Sequence[_Placement], min_score: float) -> list[list[Detection]]:
-        # A network gone wrong may answer infinity; such boxes are dropped below, not warned about.
-        with np.errstate(over="ignore", invalid="ignore"):
-            raw = self._family.decode(outputs, placements[0].height, placements[0].width, _AGREEING_SCORE * min_score)
-        max_iou = self._entry.suppression_iou
-        return [_detections(faces, placement, max_iou, min_score) for faces, placement in zip(raw, placements, strict=True)]
+
+def detect_with(entry: CatalogEntry, run: Runner, *, second_pass: bool = True) -> DetectHere:
+    """``Detector.detect`` of one image in the calling thread, with ``run`` to run the network of ``entry``."""
+    tensor = detector_family(entry.family).recipe.contract.tensor
+
+    def detect(image: Image, min_score: float, max_size_px: int) -> list[Detection]:
+        faces: list[Detection] = []
+        for placement in _placements(entry, image, max_size_px, second_pass=second_pass):
+            (faces,) = _read(entry, run({tensor: _canvases([image], [placement])}), [placement], min_score)
+            if faces:
+                break
+        return faces
+
+    return detect
+
+
+def read_detections(entry: CatalogEntry, outputs: Tensors, width: int, height: int, min_score: float) -> list[list[Detection]]:
+    """Per picture of a batch the faces in what the network of ``entry`` says of ``width``×``height`` canvases that the pictures fill.
+
+    Highest score first, in canvas pixels. Both sides must be multiples of the network's stride.
+    """
+    whole = _Placement(Letterbox.fit(width, height, max(width, height)))
+    return _read(entry, outputs, [whole] * len(next(iter(outputs.values()))), min_score)
+
+
+def _placements(entry: CatalogEntry, image: Image, max_size_px: int, *, second_pass: bool, square: bool = False) -> list[_Placement]:
+    """Where a picture lies in the canvas of each pass. Raises InvalidInput for too small a size."""
+    stride = detector_family(entry.family).recipe.contract.stride
+    if max_size_px < stride:
+        raise InvalidInput(f"max_size must be at least {stride} pixels, got {max_size_px}", field="max_size")
+    first = _Placement(Letterbox.fit(image.width, image.height, max_size_px, stride=stride, square=square))
+    return [first, _framed(image, max_size_px, stride, square=square)] if second_pass else [first]
+
+
+def _read(entry: CatalogEntry, outputs: Tensors, placements: Sequence[_Placement], min_score: float) -> list[list[Detection]]:
+    """Per picture the faces in what the network says of equal canvases."""
+    # A network gone wrong may answer infinity; such boxes are dropped below, not warned about.
+    with np.errstate(over="ignore", invalid="ignore"):
+        family = detector_family(entry.family)
+        raw = family.decode(outputs, placements[0].height, placements[0].width, _AGREEING_SCORE * min_score)
+    return [_detections(faces, placement, entry.suppression_iou, min_score) for faces, placement in zip(raw, placements, strict=True)]
 
 
 def _framed(image: Image, max_size_px: int, stride: int, *, square: bool) -> _Placement:

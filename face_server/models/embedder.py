@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +10,15 @@ import numpy as np
 from face_server.domain.embedding import Embeddings, ModelId
 from face_server.domain.image import Floats, Pixels
 from face_server.domain.network import Network
-from face_server.domain.ports import Backend, EmbedHere
+from face_server.domain.ports import Backend, EmbedHere, Runner
 from face_server.errors import WeightsError
 from face_server.models.catalog import CatalogEntry
+from face_server.models.contract import Recipe
 from face_server.models.families import embedder_family
 from face_server.workers import map_bounded
+
+Each = Callable[[Callable[[Pixels], Floats], Iterable[Pixels]], Iterable[Floats]]
+"""``map``, or that of an executor."""
 
 _DIGEST_LENGTH = 12
 
@@ -65,41 +69,47 @@ class NetworkEmbedder:
         unit vectors instead measures the same on LFW: their lengths differ by 2 %). ``norms`` are
         the lengths of the (averaged) raw features. Raises ValueError for another shape or dtype.
         """
-        faces = self._faces(crops, mirror=mirror)
-        size = self._options.batch
-        chunks = [faces[start : start + size] for start in range(0, len(faces), size)]
-        return self._embeddings(await map_bounded(self._features, chunks, self._options.max_concurrent), mirror=mirror)
+        chunks = _chunks(self._recipe, crops, self._options.batch, mirror=mirror)
+        return _embeddings(self._model, await map_bounded(self._features, chunks, self._options.max_concurrent), mirror=mirror)
 
     def runner(self) -> EmbedHere | None:
         """``embed`` in the calling thread; None where the backend gathers batches or is remote."""
         run = self._backend.runner(self._name)
-        if run is None:
-            return None
-        tensor, output = self._recipe.contract.tensor, self._recipe.outputs[0]
-        size = self._options.batch
-
-        def embed(crops: Pixels, mirror: bool) -> Embeddings:
-            faces = self._faces(crops, mirror=mirror)
-            chunks = [faces[start : start + size] for start in range(0, len(faces), size)]
-            return self._embeddings([np.asarray(run({tensor: chunk})[output], np.float32) for chunk in chunks], mirror=mirror)
-
-        return embed
-
-    def _faces(self, crops: Pixels, *, mirror: bool) -> Pixels:
-        """The crops, and behind them their mirror images if wanted. Raises ValueError for another shape or dtype."""
-        side = self._recipe.contract.size_px
-        if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (side, side, 3):
-            raise ValueError(f"crops must be N×{side}×{side}×3 uint8 BGR, got {crops.dtype} {crops.shape}")
-        return np.concatenate((crops, crops[:, :, ::-1])) if mirror else np.ascontiguousarray(crops)
-
-    def _embeddings(self, chunks: Sequence[Floats], *, mirror: bool) -> Embeddings:
-        if not chunks:
-            return Embeddings.from_features(np.empty((0, self._model.dimension), np.float32), self._model)
-        features = np.concatenate(chunks)
-        if mirror:
-            features = (features[: len(features) // 2] + features[len(features) // 2 :]) * np.float32(0.5)
-        return Embeddings.from_features(features, self._model)
+        return None if run is None else embed_with(self._recipe, self._model, run, batch=self._options.batch)
 
     async def _features(self, crops: Pixels) -> Floats:
         outputs = await self._backend.infer(self._name, {self._recipe.contract.tensor: crops})
         return np.asarray(outputs[self._recipe.outputs[0]], np.float32)
+
+
+def embed_with(recipe: Recipe, model: ModelId, run: Runner, *, batch: int, each: Each = map) -> EmbedHere:
+    """``Embedder.embed`` in the calling thread, with ``run`` to run the network, ``batch`` crops a call.
+
+    ``each`` makes the calls: ``map`` one after the other, that of an executor side by side.
+    """
+
+    def features(crops: Pixels) -> Floats:
+        return np.asarray(run({recipe.contract.tensor: crops})[recipe.outputs[0]], np.float32)
+
+    def embed(crops: Pixels, mirror: bool) -> Embeddings:
+        return _embeddings(model, list(each(features, _chunks(recipe, crops, batch, mirror=mirror))), mirror=mirror)
+
+    return embed
+
+
+def _chunks(recipe: Recipe, crops: Pixels, batch: int, *, mirror: bool) -> list[Pixels]:
+    """The crops, and behind them their mirror images if wanted, by the call. Raises ValueError for another shape or dtype."""
+    side = recipe.contract.size_px
+    if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (side, side, 3):
+        raise ValueError(f"crops must be N×{side}×{side}×3 uint8 BGR, got {crops.dtype} {crops.shape}")
+    faces = np.concatenate((crops, crops[:, :, ::-1])) if mirror else np.ascontiguousarray(crops)
+    return [faces[start : start + batch] for start in range(0, len(faces), batch)]
+
+
+def _embeddings(model: ModelId, chunks: Sequence[Floats], *, mirror: bool) -> Embeddings:
+    if not chunks:
+        return Embeddings.from_features(np.empty((0, model.dimension), np.float32), model)
+    features = np.concatenate(chunks)
+    if mirror:
+        features = (features[: len(features) // 2] + features[len(features) // 2 :]) * np.float32(0.5)
+    return Embeddings.from_features(features, model)

@@ -110,6 +110,12 @@ def analyze_here(image: Image, options: AnalysisOptions, detect: DetectHere, emb
     return [face.with_embedding(embedding) for face, embedding in zip(faces, embed(crops, options.mirror), strict=True)]
 
 
+def embed_here(crops: Pixels, embed: EmbedHere, *, mirror: bool) -> list[Face]:
+    """``Analyzer.embed_crops`` of N×112×112×3 pixels, altogether in the calling thread."""
+    whole = [_whole(Image.from_pixels(crop)) for crop in crops]
+    return [Face(*face) for face in zip(whole, [None] * len(crops), embed(crops, mirror), crops, strict=True)]
+
+
 def found_faces(image: Image, options: AnalysisOptions, detect: DetectHere) -> tuple[list[Face], Pixels]:
     """The chosen faces of ``image`` and their aligned crops, not yet embedded."""
     found = detect(image, options.min_score, options.max_size_px)

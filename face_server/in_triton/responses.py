@@ -1,0 +1,45 @@
+"""What models say instead of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import triton_python_backend_utils as pb_utils
+
+from face_server.domain.face_pipeline import fault_text
+from face_server.errors import FaceServerError, InvalidInput, NotFound, Overloaded, Unavailable
+
+# By name: Triton completes pb_utils only after it has imported the model.
+_CODES: Final[Sequence[tuple[type[FaceServerError], str]]] = (
+    (InvalidInput, "INVALID_ARG"),
+    (NotFound, "NOT_FOUND"),
+    (Overloaded, "UNAVAILABLE"),
+    (Unavailable, "UNAVAILABLE"),
+)
+
+
+def refusal(error: FaceServerError) -> Any:
+    """The response to a request that met ``error``: what is wrong with the picture as ``fault_text``, anything else as its sentence."""
+    text = fault_text(error) if isinstance(error, InvalidInput) else error.message
+    return _error(text, next((code for kind, code in _CODES if isinstance(error, kind)), "INTERNAL"))
+
+
+def breakdown(model: str, error: Exception) -> Any:
+    """The response to a request on which ``model`` itself broke down; the log has the rest, which may hold what was sent."""
+    return _error(f"{model} failed on this request ({type(error).__name__}); the server's log says more", "INTERNAL")
+
+
+def cancelled() -> Any:
+    """The response that nobody waits for any more."""
+    return _error("the request was cancelled", "CANCELLED")
+
+
+def chosen(outputs: dict[str, Any], request: Any) -> Any:
+    """The response with those of ``outputs`` that ``request`` wants."""
+    wanted = request.requested_output_names()
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, outputs[name]) for name in wanted])
+
+
+def _error(text: str, code: str) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, getattr(pb_utils.TritonError, code)))
