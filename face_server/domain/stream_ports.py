@@ -12,6 +12,7 @@ from typing import Protocol
 from face_server.domain.events import DeadLetter, Delivery, Event, EventFilter, Lane, Picture
 from face_server.domain.frame import Frame, SourceInfo
 from face_server.domain.image import Pixels
+from face_server.domain.replicas import Claim, Hold, Meeting, ReplicaNote, Standing
 from face_server.domain.streams import StreamSpec, StreamStatus
 from face_server.domain.tracks import Look, SeenTrack
 
@@ -241,6 +242,76 @@ class StreamRunner(Protocol):
 
     async def close(self) -> None:
         """Stop every stream. Idempotent."""
+        ...
+
+
+class Ownership(Protocol):
+    """Who of several replicas runs which stream. One owner a stream at a time, each claim with a larger fencing token.
+
+    All methods raise Unavailable while whoever keeps the claims does not answer; a claim then stays
+    with its owner until somebody else could take it.
+    """
+
+    @property
+    def replica(self) -> str:
+        """The id of this replica."""
+        ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether there may be other replicas. Where there are none nothing needs to be renewed, met or followed."""
+        ...
+
+    @property
+    def lease_s(self) -> float:
+        """For how long after its renewal a claim cannot become somebody else's."""
+        ...
+
+    async def claim(self, stream_id: str, *, patient: bool = False) -> Claim | None:
+        """Take a stream that is new or whose owner let go of it; None if it is somebody's.
+
+        With ``patient`` also one whose owner vanished: whoever says so has watched it being nobody's for a while.
+        """
+        ...
+
+    async def meet(self, note: ReplicaNote, claims: Sequence[Claim]) -> Meeting:
+        """Renew claims, show a note to the others until it is too old, and learn of them. About once a second."""
+        ...
+
+    async def holders(self, stream_ids: Sequence[str]) -> Mapping[str, Hold]:
+        """Who runs which of these streams."""
+        ...
+
+    async def release(self, claim: Claim) -> None:
+        """Let go of a stream that does not run here any more. One that is somebody else's stays so."""
+        ...
+
+    async def superseded_at(self, stream_id: str, token: int) -> float | None:
+        """When somebody first claimed a stream after ``token``, in Unix seconds of this machine; None if nobody has."""
+        ...
+
+    async def announce(self) -> None:
+        """Tell the others that the registered streams have changed."""
+        ...
+
+    async def ask_restart(self, stream_id: str) -> None:
+        """Have whoever runs a stream connect anew."""
+        ...
+
+    async def close(self) -> None:
+        """Be seen no more. Idempotent."""
+        ...
+
+
+class Fence(Protocol):
+    """What a journal asks of whoever runs streams before it takes events of one."""
+
+    def standing(self, stream_id: str) -> Standing:
+        """How sure this replica may be that a stream is its own."""
+        ...
+
+    async def superseded_at(self, stream_id: str, token: int) -> float | None:
+        """See ``Ownership.superseded_at``."""
         ...
 
 

@@ -297,7 +297,8 @@ class StreamStatus:
     ``reason`` is a sentence without addresses. ``attempts`` counts connections since frames were
     last healthy. Frames: ``decoded`` arrived, ``analysed`` were looked at, ``dropped`` gave way to
     newer ones, ``stale`` were too old. ``latency_s`` is the median from capture to decision of the
-    last hundred analysed frames.
+    last hundred analysed frames. ``replica`` is the name of the replica that runs it, empty where
+    there is only one or none does.
     """
 
     id: str
@@ -324,3 +325,4 @@ class StreamStatus:
     last_error: str = ""
     publishing: str = ""
     viewers: int = 0
+    replica: str = ""

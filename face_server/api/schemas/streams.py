@@ -219,6 +219,7 @@ class StatusBody(BaseModel):
     last_error: str
     publishing: str = Field(description="`publishing`, or why not; empty when not asked for.")
     viewers: int
+    replica: str = Field(description="Which replica runs it; empty where there is only one, or none does.")
 
 
 class StreamBody(BaseModel):
