@@ -26,12 +26,14 @@ class Claim:
 class Hold:
     """Who runs a stream: the id of a replica, empty where nobody does.
 
-    ``free`` says that its last owner let go of it in good order, so anybody may have it at once. A stream
-    that nobody holds and that is not ``free`` was lost, or is new: its owner may still come back.
+    ``free`` says that its last owner let go of it in good order, so anybody may have it at once; ``fresh``
+    that it is not known to have had an owner. A stream that nobody holds and that is neither was lost: its owner may still
+    come back.
     """
 
     replica: str = ""
     free: bool = False
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)

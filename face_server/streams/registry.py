@@ -87,14 +87,16 @@ class Streams:
         self._specs = {spec.id: spec for spec in specs}
         self._listener.set_specs(specs)
         for spec in specs:
-            if not spec.enabled:
-                continue
-            try:
-                self._check(spec)
-                await self._runner.start(spec)
-            except FaceServerError as error:
-                self._not_started[spec.id] = (error, self._clock.now())
-                _log.warning("stream %s was not started: %s", spec.id, error)
+            if spec.enabled:
+                await self._start_or_say_why(spec)
+
+    async def _start_or_say_why(self, spec: StreamSpec) -> None:
+        try:
+            self._check(spec)
+            await self._runner.start(spec)
+        except FaceServerError as error:
+            self._not_started[spec.id] = (error, self._clock.now())
+            _log.warning("stream %s was not started: %s", spec.id, error)
 
     def specs(self) -> list[StreamSpec]:
         """Every stream as it was registered, in that order; with credentials."""
@@ -211,11 +213,14 @@ class Streams:
             await self._journal.remove_stream(stream_id)
             del self._specs[stream_id]
             self._not_started.pop(stream_id, None)
-            try:
-                await self._runner.forget(stream_id)
-            except NotFound:
-                _log.debug("stream %s was removed before it ever ran", stream_id)
-            self._listener.drop_spec(stream_id)
+            await self._forget(stream_id)
+
+    async def _forget(self, stream_id: str) -> None:
+        try:
+            await self._runner.forget(stream_id)
+        except NotFound:
+            _log.debug("stream %s was removed before it ever ran", stream_id)
+        self._listener.drop_spec(stream_id)
 
     async def restart(self, stream_id: str) -> None:
         """Connect anew. Conflict for a stream that is switched off."""
