@@ -137,8 +137,25 @@ class Journal(Protocol):
         """Let past events follow: a stranger became an identity, or was merged ``into`` another. Returns how many."""
         ...
 
-    async def lanes(self) -> list[Lane]:
-        """Every lane with something to deliver."""
+    @property
+    def revisit_s(self) -> float:
+        """How often to look for lanes that another process has filled or left."""
+        ...
+
+    async def lanes(self, *, free: bool = False) -> list[Lane]:
+        """Every lane with something to deliver; with ``free`` only those that no other replica owns."""
+        ...
+
+    async def claim(self, lane: Lane) -> bool:
+        """Own a lane, or go on owning it: asked before each delivery. False if another replica owns it, or nothing waits in it.
+
+        Of several replicas one at a time owns a lane; that of a replica which vanished is free within
+        seconds. A journal of one process owns every lane.
+        """
+        ...
+
+    async def release(self, lane: Lane) -> bool:
+        """Own a lane no longer, now that it is empty. False if something waits in it again: then it stays one's own."""
         ...
 
     async def pending(self, lane: Lane, *, limit: int = 16) -> list[Delivery]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from face_server.domain.events import Event, EventFilter, Lane, Who
+from face_server.domain.events import Event, EventFilter, Lane
 from face_server.errors import NotFound
 from face_server.journal import outbox
 from face_server.journal.options import JournalOptions
 from face_server.journal.records import read_event, write_event
+from face_server.journal.references import Rename, pictures_of, strangers_of
 
 _EVERYTHING = EventFilter()
 _RENAMED_AT_ONCE = 100
@@ -24,25 +24,6 @@ class Entry:
 
     event: Event
     body: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rename:
-    """What a stranger is called from now on: ``into`` another, or an identity of a collection."""
-
-    stranger_id: str
-    name: str
-    collection: str
-    identity_id: str
-    into: str
-
-    def of(self, who: Who | None) -> Who | None:
-        """``who`` under the new name, if it is this stranger."""
-        if who is None or who.stranger_id != self.stranger_id:
-            return who
-        stranger_id = "" if self.identity_id else self.into or self.stranger_id
-        collection, identity_id = (self.collection, self.identity_id) if self.identity_id else (who.collection, who.identity_id)
-        return replace(who, name=self.name, collection=collection, identity_id=identity_id, stranger_id=stranger_id)
 
 
 def append(
@@ -64,7 +45,7 @@ def append(
             continue
         cursor = _insert(connection, entry)
         stored.append(replace(event, cursor=cursor))
-        for picture_id in _pictures(event):
+        for picture_id in pictures_of(event):
             connection.execute("INSERT INTO picture_uses VALUES (?, ?)", (picture_id, cursor))
             if picture_id in pictures:
                 jpeg = pictures[picture_id]
@@ -87,12 +68,8 @@ def _insert(connection: sqlite3.Connection, entry: Entry) -> int:
 
 
 def _mention(connection: sqlite3.Connection, event: Event, cursor: int) -> None:
-    everybody = {who.stranger_id for who in (event.who, *(face.who for face in event.faces)) if who is not None and who.stranger_id}
-    connection.executemany("INSERT OR IGNORE INTO mentions VALUES (?, ?)", [(stranger_id, cursor) for stranger_id in sorted(everybody)])
-
-
-def _pictures(event: Event) -> set[str]:
-    return {event.picture, event.frame_picture, *(face.picture for face in event.faces)} - {""}
+    mentions = [(stranger_id, cursor) for stranger_id in sorted(strangers_of(event))]
+    connection.executemany("INSERT OR IGNORE INTO mentions VALUES (?, ?)", mentions)
 
 
 def page(connection: sqlite3.Connection, after: int, before: int | None, limit: int, where: EventFilter | None) -> list[Event]:
@@ -197,12 +174,8 @@ def go_on_renaming(connection: sqlite3.Connection, key: int) -> tuple[int, bool]
 
 
 def _rewrite(connection: sqlite3.Connection, event: Event, rename: Rename) -> None:
-    who, message = rename.of(event.who), event.message
-    if event.who is not None and who is not None and event.who.name and who.name != event.who.name:
-        # As a whole word: "Stranger 1" is no part of "Stranger 12".
-        message = re.sub(rf"(?<!\w){re.escape(event.who.name)}(?!\w)", lambda _: who.name, message)
-    faces = tuple(replace(face, who=rename.of(face.who)) for face in event.faces)
-    event = replace(event, who=who, faces=faces, message=message)
+    event = rename.in_event(event)
+    who = event.who
     connection.execute(
         "UPDATE events SET body = ?, identity_id = ?, stranger_id = ? WHERE cursor = ?",
         (write_event(event), who.identity_id if who else "", who.stranger_id if who else "", event.cursor),

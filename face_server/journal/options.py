@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from face_server.errors import InvalidInput
+
+MAX_PAGE = 1_000
+MAX_ERROR = 500
+"""Of the reason why a delivery failed, so many characters are kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class JournalOptions:
@@ -26,3 +32,9 @@ class JournalOptions:
     busy_timeout_s: float = 10.0
     max_bytes: int = 0
     max_waiting_writes: int = 256
+
+
+def check_limit(limit: int) -> None:
+    """Raise InvalidInput for a page that is too large, or none."""
+    if not 1 <= limit <= MAX_PAGE:
+        raise InvalidInput(f"limit must be 1 to {MAX_PAGE}, got {limit}", field="limit")

@@ -9,10 +9,8 @@ from collections.abc import Sequence
 
 from face_server.domain.events import DeadLetter, Delivery, Lane
 from face_server.errors import Conflict, NotFound
-from face_server.journal.options import JournalOptions
+from face_server.journal.options import MAX_ERROR, JournalOptions
 from face_server.journal.records import read_event
-
-_MAX_ERROR = 500
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +61,7 @@ def take(connection: sqlite3.Connection, delivery_id: int) -> None:
 
 def note_failure(connection: sqlite3.Connection, delivery_id: int, error: str) -> None:
     """Count a failed attempt. Raises NotFound."""
-    values = (error[:_MAX_ERROR], delivery_id)
+    values = (error[:MAX_ERROR], delivery_id)
     if not connection.execute("UPDATE deliveries SET attempts = attempts + 1, last_error = ? WHERE id = ?", values).rowcount:
         raise _unknown(delivery_id)
 
@@ -77,7 +75,7 @@ def bury(connection: sqlite3.Connection, delivery_ids: Sequence[int], error: str
         SELECT l.stream_id, l.sink_key, d.cursor, d.attempts, ?, ? FROM deliveries d JOIN lanes l ON l.key = d.lane_key
         WHERE d.id IN (SELECT value FROM json_each(?)) ORDER BY d.id
         """,
-        (error[:_MAX_ERROR], now, ids),
+        (error[:MAX_ERROR], now, ids),
     )
     buried = connection.execute("DELETE FROM deliveries WHERE id IN (SELECT value FROM json_each(?))", (ids,)).rowcount
     erased = connection.execute(

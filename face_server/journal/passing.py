@@ -55,9 +55,22 @@ class PassingJournal:
         """See ``Journal.name_stranger``."""
         return await self._inner.name_stranger(stranger_id, name=name, collection=collection, identity_id=identity_id, into=into)
 
-    async def lanes(self) -> list[Lane]:
+    @property
+    def revisit_s(self) -> float:
+        """See ``Journal.revisit_s``."""
+        return self._inner.revisit_s
+
+    async def lanes(self, *, free: bool = False) -> list[Lane]:
         """See ``Journal.lanes``."""
-        return await self._inner.lanes()
+        return await self._inner.lanes(free=free)
+
+    async def claim(self, lane: Lane) -> bool:
+        """See ``Journal.claim``."""
+        return await self._inner.claim(lane)
+
+    async def release(self, lane: Lane) -> bool:
+        """See ``Journal.release``."""
+        return await self._inner.release(lane)
 
     async def pending(self, lane: Lane, *, limit: int = 16) -> list[Delivery]:
         """See ``Journal.pending``."""

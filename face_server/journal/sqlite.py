@@ -12,18 +12,18 @@ from typing import TypeVar
 from face_server.domain.events import DeadLetter, Delivery, Event, EventFilter, Lane, Picture
 from face_server.domain.ports import Clock
 from face_server.domain.streams import StreamSpec
-from face_server.errors import InvalidInput
 from face_server.journal import event_log, outbox, retention, specs
 from face_server.journal.connections import Readers, Writer
-from face_server.journal.options import JournalOptions
+from face_server.journal.options import JournalOptions, check_limit
 from face_server.journal.records import write_event, write_spec
+from face_server.journal.references import Rename
 from face_server.journal.schema import JOURNAL
 from face_server.journal.sealing import Sealer
 from face_server.sqlite_file import connect, prepare, storage_errors, transaction
 
 T = TypeVar("T")
 
-MAX_PAGE = 1_000
+_REVISIT_S = 60.0
 
 
 class SqliteJournal:
@@ -116,7 +116,7 @@ class SqliteJournal:
 
     async def events(self, *, after: int = 0, before: int | None = None, limit: int = 100, where: EventFilter | None = None) -> list[Event]:
         """Events with cursor > ``after``, oldest first; with ``before``, those with cursor < ``before``, newest first."""
-        _check_limit(limit)
+        check_limit(limit)
         return await self._read(lambda connection: event_log.page(connection, after, before, limit, where))
 
     async def event(self, event_id: str) -> Event:
@@ -133,18 +133,31 @@ class SqliteJournal:
         Follows in ``who``, ``faces`` and ``message``; kinds stay what they were. Done in small
         steps, which go on when the file is opened again if the process ends in between.
         """
-        rename = event_log.Rename(stranger_id, name, collection, identity_id, into)
+        rename = Rename(stranger_id, name, collection, identity_id, into)
         async with self._renaming:
             key = await self._write(lambda connection: event_log.begin_rename(connection, rename))
             return await self._rename(key)
 
-    async def lanes(self) -> list[Lane]:
+    @property
+    def revisit_s(self) -> float:
+        """How often to look for what another process, such as a command line, has queued."""
+        return _REVISIT_S
+
+    async def lanes(self, *, free: bool = False) -> list[Lane]:  # noqa: ARG002 - nobody else owns one
         """Every lane with something to deliver."""
         return await self._read(outbox.lanes)
 
+    async def claim(self, lane: Lane) -> bool:  # noqa: ARG002 - whichever it is
+        """Always: one process delivers."""
+        return True
+
+    async def release(self, lane: Lane) -> bool:  # noqa: ARG002 - whichever it is
+        """Always: nothing was taken."""
+        return True
+
     async def pending(self, lane: Lane, *, limit: int = 16) -> list[Delivery]:
         """The oldest deliveries of a lane, in order."""
-        _check_limit(limit)
+        check_limit(limit)
         return await self._read(lambda connection: outbox.pending(connection, lane, limit))
 
     async def delivered(self, delivery_id: int) -> None:
@@ -162,7 +175,7 @@ class SqliteJournal:
 
     async def dead_letters(self, *, after: int = 0, limit: int = 100) -> list[DeadLetter]:
         """Deliveries that were given up, by id."""
-        _check_limit(limit)
+        check_limit(limit)
         return await self._read(lambda connection: outbox.dead_letters(connection, after, limit))
 
     async def replay(self, letter_ids: Sequence[int]) -> int:
@@ -219,8 +232,3 @@ def _connect(path: Path, sealer: Sealer, options: JournalOptions) -> sqlite3.Con
             specs.use_key(connection, sealer, path.name)
         stack.pop_all()
         return connection
-
-
-def _check_limit(limit: int) -> None:
-    if not 1 <= limit <= MAX_PAGE:
-        raise InvalidInput(f"limit must be 1 to {MAX_PAGE}, got {limit}", field="limit")

@@ -24,7 +24,6 @@ TellListeners = Callable[[Sequence[Event]], None]
 _log = logging.getLogger(__name__)
 
 _JOURNAL_PAUSE_S = 1.0
-_REVISIT_S = 60.0
 _STOPPING_S = 1.0
 
 
@@ -55,7 +54,7 @@ class EventBus:
         self._destinations = Destinations(
             open_sink, places=options.places, retry_places=options.retry_places, places_per_sink=options.places_per_sink
         )
-        self._tools = LaneTools(journal, self._destinations, clock, options, self._find, count, self._hurry)
+        self._tools = LaneTools(journal, self._destinations, clock, options, self._find, self._learn, count, self._hurry)
         self._lanes: dict[Lane, LaneWorker] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._running: asyncio.Task[None] | None = None
@@ -158,13 +157,13 @@ class EventBus:
             await self._destinations.keep(sink for spec in self._specs.values() for sink in spec.sinks)
 
     async def _revisit(self) -> None:
-        """Look again now and then: another process may have queued something, such as dead letters from the command line."""
+        """Look again now and then: another process may have queued something, or left its lanes."""
         while True:
-            await self._clock.sleep(_REVISIT_S)
+            await self._clock.sleep(self._journal.revisit_s)
             await self._persistently(self._resume)
 
     async def _resume(self) -> None:
-        for lane in await self._journal.lanes():
+        for lane in await self._journal.lanes(free=True):
             self._wake(lane)
 
     def _wake(self, lane: Lane) -> None:
@@ -193,6 +192,13 @@ class EventBus:
     def _find(self, lane: Lane) -> SinkSpec | None:
         spec = self._specs.get(lane.stream_id)
         return next((sink for sink in spec.sinks if sink.key == lane.sink_key), None) if spec is not None else None
+
+    async def _learn(self, lane: Lane) -> SinkSpec | None:
+        """The sink of a lane by what the journal says: another replica may have added it a moment ago."""
+        for spec in await self._journal.streams():
+            if spec.id == lane.stream_id:
+                self._specs[spec.id] = spec
+        return self._find(lane)
 
     def _hurry(self, sink: SinkSpec) -> None:
         """A receiver is back: whatever waits for it may go."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _log = logging.getLogger(__name__)
 
 SINK_REMOVED = "the sink was removed"
 _JOURNAL_PAUSE_S = 1.0
+_GONE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +65,17 @@ class LaneStatus:
 
 @dataclass(frozen=True, slots=True)
 class LaneTools:
-    """What lanes share. ``find`` gives the sink of a lane as it is configured now, None where it is not any more."""
+    """What lanes share.
+
+    ``find`` gives the sink of a lane as it is configured now, None where it is not known; ``learn`` asks the journal.
+    """
 
     journal: Journal
     destinations: Destinations
     clock: Clock
     options: DeliveryOptions
     find: Callable[[Lane], SinkSpec | None]
+    learn: Callable[[Lane], Awaitable[SinkSpec | None]]
     count: CountDelivery
     recovered: Callable[[SinkSpec], None]
 
@@ -85,6 +91,7 @@ class LaneWorker:
         self._unexpected = 0
         self._last_error = ""
         self._retry_at: float | None = None
+        self._gone_until = -math.inf
         self._hurried = asyncio.Event()
         # Spreads attempts over time; nothing secret hangs on it.
         self._random = random.Random()  # noqa: S311 - see above
@@ -99,10 +106,15 @@ class LaneWorker:
         self._hurried.set()
 
     async def drain(self) -> None:
-        """Deliver until nothing is left."""
+        """Deliver until nothing is left, or the lane is another replica's."""
         journal, page = self._tools.journal, self._tools.options.page
-        while batch := await self._read(lambda: journal.pending(self.lane, limit=page)):
+        while await self._read(lambda: journal.claim(self.lane)):
+            batch = await self._read(lambda: journal.pending(self.lane, limit=page))
+            if not batch and await self._read(lambda: journal.release(self.lane)):
+                return
             for delivery in batch:
+                if not await self._read(lambda: journal.claim(self.lane)):
+                    return
                 wait_s = await self._deliver(delivery)
                 if wait_s is not None:
                     await self._pause(wait_s)
@@ -110,7 +122,7 @@ class LaneWorker:
 
     async def _deliver(self, delivery: Delivery) -> float | None:
         """Deliver one event or give it up: None. Otherwise the least time in seconds to wait before the next attempt."""
-        spec = self._tools.find(self.lane)
+        spec = await self._find()
         if spec is None:
             await self._bury(delivery, SINK_REMOVED)
             return None
@@ -129,6 +141,16 @@ class LaneWorker:
             self._count("delivered")
         self._failures, self._unexpected, self._last_error = 0, 0, ""
         return None
+
+    async def _find(self) -> SinkSpec | None:
+        """The sink as it is configured now. That it is gone is true for a while: a long lane asks for it once."""
+        clock, tools = self._tools.clock, self._tools
+        spec = tools.find(self.lane)
+        if spec is None and clock.monotonic() >= self._gone_until:
+            spec = await self._read(lambda: tools.learn(self.lane))
+            if spec is None:
+                self._gone_until = clock.monotonic() + _GONE_S
+        return spec
 
     async def _attempt(self, spec: SinkSpec, delivery: Delivery) -> None:
         """Hand one event to the sink, in turn."""

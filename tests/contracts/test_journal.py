@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -18,8 +19,12 @@ from face_server.domain.stream_ports import Journal
 from face_server.domain.streams import SinkKind, SinkSpec, StreamRules, StreamSpec
 from face_server.errors import Conflict, InvalidInput, NotFound, Overloaded, Unavailable
 from face_server.journal.options import JournalOptions
+from face_server.journal.redis import RedisJournal
 from face_server.journal.sealing import Sealer
 from face_server.journal.sqlite import SqliteJournal
+from face_server.redis_connection import RedisOptions, open_redis
+from face_server.workers import Workers
+from tests.sinks.receivers import redis_server
 
 NOW = 1_700_000_000.0
 DAY = 86_400.0
@@ -38,14 +43,28 @@ def clock() -> FakeClock:
     return FakeClock(NOW)
 
 
-@pytest.fixture(params=["sqlite"])
-def open_journal(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Open:
+@pytest.fixture(params=["sqlite", "redis"])
+async def open_journal(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> AsyncIterator[Open]:
     """Opens the same journal each time, of each kind, with other bounds if need be."""
+    sealer = Sealer.from_key(bytes(32))
 
     async def sqlite(**bounds: Any) -> Journal:
-        return await SqliteJournal.open(tmp_path / "journal.sqlite", clock, Sealer.from_key(bytes(32)), JournalOptions(**bounds))
+        return await SqliteJournal.open(tmp_path / "journal.sqlite", clock, sealer, JournalOptions(**bounds))
 
-    return {"sqlite": sqlite}[request.param]
+    if request.param == "sqlite":
+        yield sqlite
+        return
+    async with redis_server(tmp_path) as server, contextlib.AsyncExitStack() as stack:
+        workers = stack.enter_context(Workers(1))
+
+        async def redis(**bounds: Any) -> Journal:
+            connection = await open_redis(RedisOptions(f"redis://127.0.0.1:{server.port}/0"))
+            stack.push_async_callback(connection.close)
+            journal = await RedisJournal.open(connection, clock, sealer, JournalOptions(**bounds), workers)
+            stack.push_async_callback(journal.close)
+            return journal
+
+        yield redis
 
 
 @pytest.fixture

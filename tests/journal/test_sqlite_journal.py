@@ -21,6 +21,7 @@ from face_server.domain.streams import SinkKind, SinkSpec, StreamSpec
 from face_server.errors import ConfigurationError, FaceServerError, Overloaded, Unavailable
 from face_server.journal import event_log
 from face_server.journal.options import JournalOptions
+from face_server.journal.references import Rename
 from face_server.journal.sealing import Sealer
 from face_server.journal.sqlite import SqliteJournal
 
@@ -333,7 +334,7 @@ class TestUse:
         """After a process ended in the middle of many events, the next start finishes; later events are left alone."""
         who = Who("Stranger 1", 0.6, 0.5, stranger_id="s1")
         await journal.append([event(f"e{n}", who=who) for n in range(500)], [], {})
-        rename = event_log.Rename("s1", "Bob", "staff", "bob", "")
+        rename = Rename("s1", "Bob", "staff", "bob", "")
         key = await journal._write(lambda connection: event_log.begin_rename(connection, rename))
         assert await journal._write(lambda connection: event_log.go_on_renaming(connection, key)) == (100, False)
         await journal.append([event("later", who=who)], [], {})

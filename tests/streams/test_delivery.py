@@ -432,7 +432,9 @@ async def test_a_removed_sink(journal: SqliteJournal) -> None:
     async with running(journal, lambda one: sinks[one.address], spec) as bus:
         await bus.publish(spec, look(1, 2))
         await until(lambda: sinks["http://gone/"].attempts > 1)
-        bus.put_spec(replace(spec, sinks=spec.sinks[1:]))
+        less = replace(spec, sinks=spec.sinks[1:])
+        await journal.replace_stream(less)
+        bus.put_spec(less)
         found = await letters(journal, 2)
         await until(lambda: sinks["http://gone/"].closed == 1)
         await bus.publish(spec, look(3))
