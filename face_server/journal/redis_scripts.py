@@ -47,14 +47,15 @@ def _load(name: str) -> tuple[bytes, str]:
     return text, hashlib.sha1(text, usedforsecurity=False).hexdigest()
 
 
-_SCRIPTS = {name: _load(name) for name in (*_WITH_OUTBOX, "open", "page", "rename", "rewrite", "specs") if not name.startswith("_")}
+_SCRIPTS = {name: _load(name) for name in (*_WITH_OUTBOX, "keys", "open", "page", "rename", "rewrite", "specs")}
 
 
 class Scripts:
     """Runs scripts against one journal. Errors of Redis are translated; at most ``max_waiting`` run or wait at once."""
 
-    def __init__(self, connection: Connection, *, max_waiting: int) -> None:
+    def __init__(self, connection: Connection, *, max_waiting: int, title: str = "the journal") -> None:
         self.connection = connection
+        self._title = title
         self._max_waiting = max_waiting
         self._waiting = 0
         self._closed = False
@@ -97,11 +98,11 @@ class Scripts:
             except NoScriptError:
                 return await self._send(("EVAL", text, *tail), copies)
 
-        return await self._guarded(f"the journal {self.key('')[:-1]}", run)
+        return await self._guarded(f"{self._title} {self.key('')[:-1]}", run)
 
     async def _guarded(self, what: str, send: Callable[[], Awaitable[Any]]) -> Any:
         if self._closed:
-            raise Unavailable("the journal is closed", code="closed")
+            raise Unavailable(f"{self._title} is closed", code="closed")
         if self._waiting >= self._max_waiting:
             raise Overloaded("too many changes wait for Redis; try again later", retry_after_s=1.0)
         self._waiting += 1
