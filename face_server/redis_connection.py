@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def parse_address(url: str) -> RedisAddress:
     parts = urlsplit(f"//{place}")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     form, tls = found["form"] or "", found["kind"] == "rediss"
-    secrets = {"user": unquote(user) or None, "password": unquote(password) or None}
+    secrets: dict[str, Any] = {"user": unquote(user) or None, "password": unquote(password) or None}
     if found["kind"] == "unix":
         _only(query, {"db"})
         if not parts.path.startswith("/") or parts.netloc:
@@ -223,6 +223,12 @@ class Connection:
     @asynccontextmanager
     async def errors(self, what: str, *, at_start: bool = False) -> AsyncIterator[None]:
         """Translate errors of Redis in the block; ``what`` is the key or the thing that it is about."""
+        with self.blocking_errors(what, at_start=at_start):
+            yield
+
+    @contextmanager
+    def blocking_errors(self, what: str, *, at_start: bool = False) -> Iterator[None]:
+        """``errors`` for worker threads."""
         try:
             yield
         except (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError) as error:

@@ -225,11 +225,35 @@ class Painter(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """Whether searches see the store as it is now.
+
+    ``stale_since`` is the time (Unix seconds) up to which they surely do, None where they never did; ``reason`` is a
+    sentence, "" while current. ``loaded`` of ``total`` templates are in the index; both 0 where nothing is being loaded.
+    """
+
+    current: bool
+    stale_since: float | None = None
+    reason: str = ""
+    loaded: int = 0
+    total: int = 0
+
+
+CURRENT = Freshness(current=True)
+
+
 class Gallery(Protocol):
     """Where templates live and are searched. The store is the truth; the index is a copy.
 
-    Unknown names and ids raise NotFound, clashes raise Conflict, foreign models ModelMismatch.
+    Unknown names and ids raise NotFound, clashes raise Conflict, foreign models ModelMismatch. What needs the store
+    raises Unavailable while it is away; searches and collections go on from the copy, and ``freshness`` says so.
     """
+
+    @property
+    def freshness(self) -> Freshness:
+        """Whether the index is a copy of the store's present state. Costs nothing."""
+        ...
 
     async def collections(self) -> list[Collection]:
         """All collections with their counts, by name."""

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from face_server.errors import Unavailable
 from face_server.gallery.indexes import Indexes
+from face_server.gallery.refusals import closed
 from face_server.sqlite_file import connect, forget_erased, storage_errors, transaction
 from face_server.sqlite_writer import WritingThread, attempt, settle
 
@@ -132,7 +133,7 @@ class Readers:
     def borrow(self) -> Iterator[sqlite3.Connection]:
         """A connection for the block. Errors of SQLite in it are translated."""
         if self._closed.is_set():
-            raise Unavailable("the gallery is closed", code="closed")
+            raise closed()
         with storage_errors(self._path):
             try:
                 connection = self._idle.get_nowait()

@@ -18,9 +18,17 @@ from face_server.domain.identity import (
     RemoveTemplate,
     TemplateRecord,
 )
-from face_server.errors import Conflict, InputTooLarge, InvalidInput, NotFound
+from face_server.errors import NotFound
 from face_server.gallery.limits import GalleryLimits
-from face_server.gallery.store import StoredCollection, identity_with_id, sought, template_missing, vector_bytes
+from face_server.gallery.refusals import (
+    collection_taken,
+    merged_with_itself,
+    template_missing,
+    template_taken,
+    too_many_collections,
+    too_many_templates,
+)
+from face_server.gallery.store import StoredCollection, identity_with_id, sought, vector_bytes
 
 _REVISIONS_KEPT = 256
 _ERASED_AT_ONCE = 1_000
@@ -33,10 +41,10 @@ _ERASE_SOME = (
 def insert_collection(connection: sqlite3.Connection, collection: Collection, now: float, limits: GalleryLimits) -> int:
     """Store a new, empty collection and return its key. Raises Conflict, InputTooLarge."""
     if connection.execute("SELECT 1 FROM collections WHERE name = ?", (collection.name,)).fetchone() is not None:
-        raise Conflict(f"a collection named {collection.name!r} exists already", field="collection")
+        raise collection_taken(collection.name)
     (count,) = connection.execute("SELECT COUNT(*) FROM collections").fetchone()
     if count >= limits.collections:
-        raise InputTooLarge(f"a gallery may have {limits.collections} collections", field="collection")
+        raise too_many_collections(limits.collections)
     key = connection.execute(
         "INSERT INTO collections (name, model, threshold, margin, target_fpir, keep_crops, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
@@ -146,7 +154,7 @@ class Edit:
         person = self._person(template.identity_id)
         taken = self._connection.execute("SELECT 1 FROM templates WHERE collection_key = ? AND id = ?", (collection.key, template.id))
         if taken.fetchone() is not None:
-            raise Conflict(f"a template {template.id!r} exists already in collection {collection.value.name!r}", field="template_id")
+            raise template_taken(template.id, collection.value.name)
         self._grow(person, 1)
         crop = record.crop if collection.value.keep_crops else None
         embedding = record.embedding
@@ -193,7 +201,7 @@ class Edit:
 
     def _merge(self, source_id: str, target_id: str) -> None:
         if source_id == target_id:
-            raise InvalidInput("an identity cannot be merged with itself", field="identity_id")
+            raise merged_with_itself()
         source, target = self._person(source_id), self._person(target_id)
         self._grow(target, self._counts[source])
         self._connection.execute("UPDATE templates SET identity_key = ? WHERE identity_key = ?", (target, source))
@@ -221,7 +229,7 @@ class Edit:
             (self._collection.key, sought(template_id)),
         ).fetchone()
         if row is None:
-            raise template_missing(self._collection, template_id)
+            raise template_missing(template_id, self._collection.value.name)
         template, person, count = row
         self._counts.setdefault(person, count)
         return template, person
@@ -229,6 +237,6 @@ class Edit:
     def _grow(self, person: int, by: int) -> None:
         count, limit = self._counts[person] + by, self._limits.templates_per_identity
         if by > 0 and count > limit:
-            raise InputTooLarge(f"an identity may have {limit} templates, it would have {count}", field="identity_id")
+            raise too_many_templates(limit, count)
         self._counts[person] = count
         self.touched.add(person)

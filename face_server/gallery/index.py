@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -97,9 +97,11 @@ class CollectionIndex:
             self._measure(slots[first : first + _MEASURED_AT_ONCE])
         self.revision = revision
 
-    def apply(self, change: IndexChange, revision: int) -> None:
-        """Make a change, between searches."""
+    def apply(self, change: IndexChange, revision: int, also: Callable[[], None] | None = None) -> None:
+        """Make a change, between searches; ``also`` is what else must change with it."""
         with self.lock.exclusive():
+            if also is not None:
+                also()
             touched = set(change.owner_keys.tolist()) | {person for person, _ in change.removed_templates}
             for person, template in change.removed_templates:
                 self._remove(self._slot(person), template)
@@ -123,6 +125,16 @@ class CollectionIndex:
             return []
         rows, _ = self._people.rows_of(slots)
         return [int(key) for key in self._people.template_keys[rows]]
+
+    def vectors_of(self, person_key: int) -> tuple[Keys, Floats]:
+        """Keys and vectors of a person's templates, as they are searched. For the writing thread."""
+        rows, _ = self._people.rows_of(self._people.find([person_key]))
+        return self._people.template_keys[rows].copy(), self._matrix.gather(rows)
+
+    @property
+    def highest_person(self) -> int:
+        """No person that is added may have a lower key, or this."""
+        return int(self._people.keys[-1]) if len(self._people.keys) else 0
 
     def people(self) -> Keys:
         """Keys of all people, rising."""

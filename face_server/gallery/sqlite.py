@@ -14,13 +14,15 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from face_server.domain.embedding import Embeddings
 from face_server.domain.identity import Candidate, Change, Collection, Identity, Template, TemplateRecord
-from face_server.domain.ports import Clock
-from face_server.errors import NotFound, Overloaded
+from face_server.domain.ports import CURRENT, Clock, Freshness
+from face_server.errors import Overloaded
 from face_server.gallery import edit, store
+from face_server.gallery.candidates import best_first, candidate
 from face_server.gallery.connections import Effects, Readers, Writer
 from face_server.gallery.index import CollectionIndex, Nearest
 from face_server.gallery.indexes import Indexes
 from face_server.gallery.limits import GalleryLimits, check_changes, check_collection, check_count, check_probes
+from face_server.gallery.refusals import no_template
 from face_server.gallery.schema import GALLERY
 from face_server.sqlite_file import connect, prepare, snapshot, storage_errors
 from face_server.workers import Workers
@@ -79,6 +81,11 @@ class SqliteGallery:
         writer = Writer(path, connection, indexes, max_pending=options.max_pending_writes)
         readers = Readers(path, busy_timeout_s=options.busy_timeout_s)
         return cls(workers, clock, options, readers=readers, writer=writer, indexes=indexes)
+
+    @property
+    def freshness(self) -> Freshness:
+        """Always current: each search first makes sure of it."""
+        return CURRENT
 
     @property
     def index_bytes(self) -> int:
@@ -168,7 +175,7 @@ class SqliteGallery:
         def search(connection: sqlite3.Connection, index: CollectionIndex, _: store.StoredCollection) -> list[list[Candidate]]:
             found = index.search(probes.vectors, limit, self._scanners)
             ranked = _candidates(connection, found)
-            return [sorted(some, key=lambda one: (-one.similarity, one.identity.id))[:limit] for some in ranked]
+            return [best_first(some, limit) for some in ranked]
 
         return await self._workers.run(self._with_index, collection, probes, search)
 
@@ -178,7 +185,7 @@ class SqliteGallery:
         def compare(connection: sqlite3.Connection, index: CollectionIndex, stored: store.StoredCollection) -> list[Candidate]:
             key, identity = store.identity_with_id(connection, stored, identity_id)
             if not identity.templates:
-                raise NotFound(f"identity {identity_id!r} has no template", field="identity_id")
+                raise no_template(identity_id)
             (candidates,) = _candidates(connection, [index.compare(key, probes.vectors)])
             return candidates
 
@@ -274,8 +281,4 @@ def _candidates(connection: sqlite3.Connection, found: Sequence[Sequence[Nearest
     """What an index found, with names and ids."""
     keys = {one.template_key for nearest in found for one in nearest}
     owners = store.owners_of(connection, sorted(keys))
-    return [[_candidate(one, *owners[one.template_key]) for one in nearest] for nearest in found]
-
-
-def _candidate(one: Nearest, template_id: str, identity: Identity) -> Candidate:
-    return Candidate(identity, one.similarity, template_id, one.template_similarity)
+    return [[candidate(one, *owners[one.template_key]) for one in nearest] for nearest in found]

@@ -14,7 +14,7 @@ import numpy as np
 
 from face_server.domain.embedding import Embedding, ModelId
 from face_server.domain.identity import Collection, Identity, Template, TemplateRecord
-from face_server.errors import NotFound
+from face_server.gallery.refusals import collection_missing, identity_missing, template_missing
 
 Row = tuple[Any, ...]
 
@@ -63,7 +63,7 @@ def collection_named(connection: sqlite3.Connection, name: str) -> StoredCollect
     """One collection. Raises NotFound."""
     row = connection.execute(f"SELECT {_COLLECTION} FROM collections WHERE name = ?", (sought(name),)).fetchone()
     if row is None:
-        raise NotFound(f"no collection is named {name[:80]!r}", field="collection")
+        raise collection_missing(name)
     return _collection(row)
 
 
@@ -85,7 +85,7 @@ def identity_with_id(connection: sqlite3.Connection, collection: StoredCollectio
         f"SELECT {_IDENTITY} FROM identities WHERE collection_key = ? AND id = ?", (collection.key, sought(identity_id))
     ).fetchone()
     if row is None:
-        raise NotFound(f"no identity {identity_id[:80]!r} in collection {collection.value.name!r}", field="identity_id")
+        raise identity_missing(identity_id, collection.value.name)
     return row[0], _identity(row)
 
 
@@ -116,7 +116,7 @@ def record_with_id(connection: sqlite3.Connection, collection: StoredCollection,
     """One template with vector and crop. Raises NotFound."""
     row = connection.execute(f"{_RECORDS} WHERE t.collection_key = ? AND t.id = ?", (collection.key, sought(template_id))).fetchone()
     if row is None:
-        raise template_missing(collection, template_id)
+        raise template_missing(template_id, collection.value.name)
     return _record(row, collection.value.model)
 
 
@@ -139,11 +139,6 @@ def all_vectors(connection: sqlite3.Connection, collection_key: int | None, batc
     )
     while rows := cursor.fetchmany(batch):
         yield rows
-
-
-def template_missing(collection: StoredCollection, template_id: str) -> NotFound:
-    """The error for a template that is not there."""
-    return NotFound(f"no template {template_id[:80]!r} in collection {collection.value.name!r}", field="template_id")
 
 
 def _is_unicode(text: str) -> bool:
