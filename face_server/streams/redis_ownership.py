@@ -23,6 +23,7 @@ import itertools
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +39,6 @@ from face_server.redis_connection import Connection
 
 _log = logging.getLogger(__name__)
 
-_WHAT = "the record of who runs which stream"
 _CLAIMS_KEPT = 64
 # Streams that are removed for good leave their fencing token behind for this long.
 _FORGET_MS = 7 * 86_400_000
@@ -153,7 +153,7 @@ class RedisOwnership:
 
     async def claim(self, stream_id: str, *, patient: bool = False) -> Claim | None:
         """See ``Ownership.claim``."""
-        async with self._connection.errors(_WHAT):
+        async with self._errors(stream_id):
             if not patient:
                 token, free = await self._client.hmget(self._key("fence", stream_id), "token", "free")
                 if token is not None and free != b"1":
@@ -177,7 +177,7 @@ class RedisOwnership:
         for claim in claims:
             keys += self._keys(claim.stream_id)
             args += [claim.stream_id, claim.secret, claim.token]
-        async with self._connection.errors(_WHAT):
+        async with self._errors("*"):
             taken, others, revision, restarts = await self._meet(keys=keys, args=args)
         lost = frozenset(stream.decode() for stream in taken)
         for claim in claims:
@@ -195,7 +195,7 @@ class RedisOwnership:
         if not stream_ids:
             return {}
         holds: dict[str, Hold] = {}
-        async with self._connection.errors(_WHAT):
+        async with self._errors("*"):
             owners = await self._client.mget([self._key("owner", stream_id) for stream_id in stream_ids])
             for stream_id, owner in zip(stream_ids, owners, strict=True):
                 if owner is not None:
@@ -208,25 +208,25 @@ class RedisOwnership:
     async def release(self, claim: Claim) -> None:
         """See ``Ownership.release``. Marked as free first: who dies in between leaves a lock that runs out."""
         lock = self._locks.pop(claim.secret, None)
-        async with self._connection.errors(_WHAT):
+        async with self._errors(claim.stream_id):
             if await self._free(keys=self._keys(claim.stream_id), args=[claim.secret, _FORGET_MS]) and lock is not None:
                 with contextlib.suppress(LockNotOwnedError):
                     await lock.release()
 
     async def superseded_at(self, stream_id: str, token: int) -> float | None:
         """See ``Ownership.superseded_at``. By how long ago it was: clocks of machines differ."""
-        async with self._connection.errors(_WHAT):
+        async with self._errors(stream_id):
             newer, now = await self._superseded(keys=[self._key("claims", stream_id)], args=[token])
         return None if newer is None else self._clock.now() - (int(now) - int(newer)) / 1000
 
     async def announce(self) -> None:
         """See ``Ownership.announce``."""
-        async with self._connection.errors(_WHAT):
+        async with self._errors("specs-revision"):
             await self._client.incr(self._key("specs-revision"))
 
     async def ask_restart(self, stream_id: str) -> None:
         """See ``Ownership.ask_restart``."""
-        async with self._connection.errors(_WHAT):
+        async with self._errors("restarts"):
             await self._client.hincrby(self._key("restarts"), stream_id, 1)
 
     async def close(self) -> None:
@@ -235,7 +235,7 @@ class RedisOwnership:
             return
         self._closed = True
         try:
-            async with self._connection.errors(_WHAT):
+            async with self._errors("replicas"):
                 await self._client.hdel(self._key("replicas"), self.replica)
         except Unavailable as error:
             _log.debug("the note of this replica stays until it is too old: %s", error.message)
@@ -243,6 +243,10 @@ class RedisOwnership:
 
     def _key(self, *parts: str) -> str:
         return self._connection.key("journal", "v1", *parts)
+
+    def _errors(self, what: str) -> AbstractAsyncContextManager[None]:
+        """Translate errors of the block, which concerns the keys of a stream or those that end in ``what``."""
+        return self._connection.errors(f"who runs which stream (keys {self._key()}:…:{what})")
 
     def _keys(self, stream_id: str) -> list[str]:
         return [self._key(name, stream_id) for name in ("owner", "fence", "claims")]
