@@ -6,6 +6,9 @@ import asyncio
 import logging
 import signal
 import socket
+import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +20,7 @@ from face_server.api.services import ModelInfo, Services
 from face_server.app import create_app
 from face_server.commands.options import Data, load_settings
 from face_server.commands.terminal import out, print_json
+from face_server.commands.worker_processes import MAX_WORKERS, Place, Replica, WorkerProcesses, check_workers, replica_of, report_ready
 from face_server.errors import ConfigurationError
 from face_server.memory import return_large_blocks
 from face_server.settings import Settings
@@ -54,22 +58,62 @@ def serve(
         ),
     ] = None,
     allow_devices: Annotated[bool, typer.Option("--allow-devices", help="Let streams name /dev/video* as their source.")] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, max=MAX_WORKERS, help="Processes that serve together on the port; more than one needs a Redis.")
+    ] = 1,
+    no_streams: Annotated[
+        bool, typer.Option("--no-streams", help="Run no streams here: other replicas do. Needs a Redis, like all replicas.")
+    ] = False,
+    as_worker: Annotated[str | None, typer.Option("--as-worker", hidden=True)] = None,
     data: Data = None,
 ) -> None:
     """Serve the HTTP API until SIGTERM or Ctrl-C; what is under way is finished first."""
+    place = Place.parse(as_worker) if as_worker is not None else None
     settings = load_settings(host=host, port=port, data=data, allow_anonymous=allow_anonymous or None)
     settings = settings.for_cameras(tuple(media or ()), allow_devices=allow_devices)
+    check_workers(workers, runs_streams=not no_streams, shared=shares_state(settings) or place is not None)
     configure_logging(settings.log_level, settings.log_format)
     return_large_blocks()
     # uvicorn takes these over while it serves, shuts down in order, and hands the signal on.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
-    listener = _listen(settings.host, settings.port)
+    if place is None:
+        with _listen(settings.host, settings.port) as listener:
+            if workers == 1:
+                _serve_here(settings, [listener], None, runs_streams=not no_streams)
+            else:
+                flags = {"--allow-anonymous": allow_anonymous, "--allow-devices": allow_devices, "--no-streams": no_streams}
+                options = [flag for flag, given in flags.items() if given]
+                options += [part for folder in media or () for part in ("--media", str(folder))]
+                line = partial(_worker_line, settings, listener.getsockname()[1], options)
+                raise typer.Exit(asyncio.run(WorkerProcesses(line, workers, listener).run()))
+        return
+    # The second leads to this very worker: others fetch the pictures of its streams there.
+    with place.listening() as listener, _listen(settings.host, 0) as own:
+        _serve_here(settings, [listener, own], place, runs_streams=not no_streams)
+
+
+def shares_state(settings: Settings) -> bool:
+    """Whether other processes may share what this one keeps: only in a Redis."""
+    del settings
+    return False
+
+
+def _worker_line(settings: Settings, port: int, options: Sequence[str], place: Place) -> list[str]:
+    """The command line of a worker: the parent's own options, and its place. All else it reads from the environment, as the parent did."""
+    common = ["--host", settings.host, "--port", str(port), "--data", str(settings.data)]
+    return [sys.executable, "-m", "face_server", "serve", *common, *options, "--as-worker", str(place)]
+
+
+def _serve_here(settings: Settings, listeners: Sequence[socket.socket], place: Place | None, *, runs_streams: bool) -> None:
+    """Serve in this process."""
+    ports = [listener.getsockname()[1] for listener in listeners]
+    replica = replica_of(place, port=ports[0], own_port=ports[-1], url="", runs_streams=runs_streams)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     app = create_app(settings)
     server = _Server(_server_config(app, settings), app)
-    with listener, asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(_serve(app, server, listener, settings))
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(_serve(app, server, listeners, settings, place, replica))
 
 
 class _Server(uvicorn.Server):
@@ -78,6 +122,10 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._api = app
+
+    def leave(self) -> None:
+        """Serve no more, in good order."""
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, and let requests finish."""
@@ -90,11 +138,22 @@ def openapi(data: Data = None) -> None:
     print_json(create_app(load_settings(data=data)).openapi())
 
 
-async def _serve(app: FastAPI, server: uvicorn.Server, listener: socket.socket, settings: Settings) -> None:
+async def _serve(
+    app: FastAPI, server: _Server, listeners: Sequence[socket.socket], settings: Settings, place: Place | None, replica: Replica
+) -> None:
     # The lifespan runs here and not inside uvicorn, which would print a traceback for every wrong setting.
     async with app.router.lifespan_context(app):
-        _print_welcome(settings, app.state.services, listener.getsockname()[1])
-        await server.serve(sockets=[listener])
+        if place is None or place.number == 0:
+            _print_welcome(settings, app.state.services, listeners[0].getsockname()[1])
+        if place is None:
+            await server.serve(sockets=list(listeners))
+            return
+        logging.getLogger(__name__).info("this is the replica %s", replica.name)
+        link = asyncio.create_task(report_ready(place, server.leave), name="link to the parent")
+        try:
+            await server.serve(sockets=list(listeners))
+        finally:
+            link.cancel()
 
 
 def _server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
