@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import socket
@@ -262,6 +261,5 @@ class _News:
     async def wait(self) -> None:
         """Wait for an addition, for a second at most."""
         client = self._scripts.connection.client
-        async with self._scripts.connection.errors(f"the key {self._key}"):
+        async with self._scripts.errors(f"the key {self._key}"):
             await client.xread({self._key: self._last}, count=1, block=_WAIT_MS)
-        await asyncio.sleep(0)

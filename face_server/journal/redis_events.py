@@ -56,10 +56,12 @@ class RedisEvents:
 
         document, values, kept = await self._workers.run(prepared) if len(events) > _MANY else prepared()
         options = self._options
+        journal = self._session.id
         bounds = (self._newest_stored, repr(self._clock.now()), options.max_pending_per_lane, options.max_dead_letters)
         behind, erased, count, picture_bytes, rows = await self._session.write("append", *bounds, document, *values, *kept)
-        if behind:
+        if behind and self._session.id == journal:
             self._session.notice_older()
+        if behind:
             self._newest_stored = 0
         stored = [self._stored(event, *row) for event, row in zip(events, rows, strict=True)]
         self._newest_stored = max(self._newest_stored, *(event.cursor for event in stored))

@@ -5,10 +5,12 @@ Each script does one thing all or nothing; ``lua/`` holds them. All keys of a jo
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import resources
 from typing import Any
 
@@ -19,6 +21,9 @@ from face_server.redis_connection import Connection
 
 LAYOUT = 1
 AREA = "journal"
+
+# Of the connections that all stores share, leave some to others.
+_AT_ONCE = 24
 
 Argument = str | bytes | int | float
 
@@ -51,13 +56,14 @@ _SCRIPTS = {name: _load(name) for name in (*_WITH_OUTBOX, "keys", "open", "page"
 
 
 class Scripts:
-    """Runs scripts against one journal. Errors of Redis are translated; at most ``max_waiting`` run or wait at once."""
+    """Runs scripts against one journal. Errors of Redis are translated; at most ``max_waiting`` changes run or wait at once."""
 
     def __init__(self, connection: Connection, *, max_waiting: int, title: str = "the journal") -> None:
         self.connection = connection
         self._title = title
         self._max_waiting = max_waiting
-        self._waiting = 0
+        self._writing = 0
+        self._places = asyncio.Semaphore(_AT_ONCE)
         self._closed = False
 
     def key(self, name: str) -> str:
@@ -82,11 +88,17 @@ class Scripts:
         return await self._run(script, arguments, copies=0)
 
     async def write(self, script: str, *arguments: Argument) -> Any:
-        """Run a script that changes something. Raises Refused when it does not want to.
+        """Run a script that changes something. Raises Refused when it does not want to, Overloaded beyond ``max_waiting``.
 
         Unavailable leaves open whether it was done.
         """
-        return await self._run(script, arguments, copies=self.connection.options.wait_replicas)
+        if self._writing >= self._max_waiting:
+            raise Overloaded("too many changes wait for Redis; try again later", retry_after_s=1.0)
+        self._writing += 1
+        try:
+            return await self._run(script, arguments, copies=self.connection.options.wait_replicas)
+        finally:
+            self._writing -= 1
 
     async def _run(self, script: str, arguments: tuple[Argument, ...], *, copies: int) -> Any:
         text, digest = _SCRIPTS[script]
@@ -103,19 +115,39 @@ class Scripts:
     async def _guarded(self, what: str, send: Callable[[], Awaitable[Any]]) -> Any:
         if self._closed:
             raise Unavailable(f"{self._title} is closed", code="closed")
-        if self._waiting >= self._max_waiting:
-            raise Overloaded("too many changes wait for Redis; try again later", retry_after_s=1.0)
-        self._waiting += 1
+        async with self.errors(what), self._place():
+            try:
+                return await send()
+            except ResponseError as error:
+                if refusal := _REFUSAL.match(str(error)):
+                    raise Refused(refusal[1], refusal[2] or "") from error
+                raise
+
+    @contextlib.asynccontextmanager
+    async def errors(self, what: str) -> AsyncIterator[None]:
+        """Translate errors of Redis in the block, and let no request to end be lost in it."""
+        task = asyncio.current_task()
+        asked = task.cancelling() if task else 0
         try:
             async with self.connection.errors(what):
-                try:
-                    return await send()
-                except ResponseError as error:
-                    if refusal := _REFUSAL.match(str(error)):
-                        raise Refused(refusal[1], refusal[2] or "") from error
-                    raise
+                yield
+        except FaceServerError:
+            if task and task.cancelling() > asked:
+                raise asyncio.CancelledError from None
+            raise
+        # The client (8.1) sometimes answers as if nobody had cancelled it.
+        if task and task.cancelling() > asked:
+            raise asyncio.CancelledError
+
+    @contextlib.asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """Be one of those who talk to Redis now. TimeoutError if that takes as long as Redis itself may."""
+        async with asyncio.timeout(self.connection.options.timeout_s):
+            await self._places.acquire()
+        try:
+            yield
         finally:
-            self._waiting -= 1
+            self._places.release()
 
     async def _send(self, command: tuple[Any, ...], copies: int) -> Any:
         client = self.connection.client

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from face_server.domain.ports import Clock
-from face_server.errors import FaceServerError
+from face_server.errors import ConfigurationError, FaceServerError, Unavailable
 from face_server.journal.redis_scripts import AREA, LAYOUT, Argument, Refused, Scripts, explained
 from face_server.journal.sealing import Sealer
 from face_server.redis_connection import Connection
@@ -96,7 +96,11 @@ class Session:
         async with self._finding:
             if self._id != known:
                 return
-            await self.find()
+            try:
+                await self.find()
+            except ConfigurationError as error:
+                # Only an operator can heal it, but not by starting this process anew: whoever waits may go on waiting.
+                raise Unavailable(error.message, code="storage_unavailable", retry_after_s=60.0) from error
             if self._id != known:
                 self._notice(f"the journal at {self.connection} was emptied or replaced: streams and events that it held are gone")
 
