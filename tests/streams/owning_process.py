@@ -1,9 +1,10 @@
 """Replicas that share cameras, to be killed and frozen at any moment.
 
-Started once with a folder and the address of a Redis. For each line "NAME URL ROOM" on its input it
-forks a replica (URL: another address of the same Redis, or "-") and says its process id. What a replica does is in
-the file NAME-PID of the folder, a line each: "frame STREAM SECONDS" for frames of its cameras (of the machine's
-monotonic clock), "stored STREAM ID" for events that its journal has taken. SIGTERM ends a replica in good order.
+Started once with a folder, the address of a Redis and a pace: "life", or "fast" with a third of the
+patience that replicas have in life. For each line "NAME URL ROOM" on its input it forks a replica (URL: another address
+of the same Redis, or "-") and says its process id. What a replica does is in the file NAME-PID of the folder, a
+line each: "frame STREAM SECONDS" for frames of its cameras (of the machine's monotonic clock), "stored STREAM
+ID" for events that its journal has taken. SIGTERM ends a replica in good order.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -32,9 +34,10 @@ from face_server.journal.spool import SpoolingJournal
 from face_server.redis_connection import RedisOptions, open_redis
 from face_server.streams.owned import OwnedStreams
 from face_server.streams.parts import StreamParts
-from face_server.streams.redis_ownership import RedisOwnership
+from face_server.streams.redis_ownership import RedisOwnership, RedisOwnershipOptions
 from face_server.streams.registry import StreamChecks
 from face_server.streams.shared import SharedStreams
+from face_server.streams.spreading import SpreadOptions
 from face_server.streams.supervisor import Supervisor
 from face_server.streams.tenancy import TenancyOptions
 from face_server.video.scene import draw_scene, no_signal_card
@@ -42,6 +45,14 @@ from face_server.video.synthetic import SyntheticCamera, SyntheticOptions, Synth
 from face_server.workers import Workers
 
 Say = Callable[[str], None]
+
+PACES = {
+    "life": (RedisOwnershipOptions(), TenancyOptions()),
+    "fast": (
+        RedisOwnershipOptions(lease_s=1.2, presence_s=1.4, timeout_s=0.5, connect_timeout_s=0.4),
+        TenancyOptions(beat_s=0.35, spread=SpreadOptions(grace_s=1.2, courtesy_s=0.5, settled_s=1.0, rebalance_s=0.4)),
+    ),
+}
 
 
 class MarkedSource:
@@ -119,13 +130,14 @@ def note(file: int, text: str) -> None:
     os.write(file, f"{text}\n".encode())
 
 
-async def serve(folder: Path, url: str, name: str, room: int, say: Say) -> None:
+async def serve(folder: Path, url: str, pace: str, name: str, room: int, say: Say) -> None:
     """One replica, until SIGTERM."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     clock = SystemClock()
     connection = await open_redis(RedisOptions(url))
-    ownership = RedisOwnership(connection, clock)
+    lasting, tenancy = PACES[pace]
+    ownership = RedisOwnership(connection, clock, lasting)
     with Workers(2) as workers:
         sealer = Sealer.from_key(bytes(32))
         inner = await RedisJournal.open(connection, clock, sealer, JournalOptions(), workers)
@@ -144,7 +156,7 @@ async def serve(folder: Path, url: str, name: str, room: int, say: Say) -> None:
             return SourceInfo(64, 48, 10.0, "raw")
 
         parts = StreamParts(open_source, Eyes, publish, draw_scene, no_signal_card, encode, workers)
-        owned = OwnedStreams(Supervisor(parts, clock), ownership, clock, TenancyOptions(name, room=room))
+        owned = OwnedStreams(Supervisor(parts, clock), ownership, clock, replace(tenancy, name=name, room=room))
         journal = await SpoolingJournal.open(inner, folder / f"spool-{name}", clock, sealer, fence=owned)
         checks = StreamChecks(lambda _: None, lambda _: None, lambda url: url, probe)
         streams = SharedStreams(journal, owned, Nobody(), clock, checks, announce=owned.announce)
@@ -159,7 +171,7 @@ async def serve(folder: Path, url: str, name: str, room: int, say: Say) -> None:
 
 def main() -> None:
     """Fork a replica a line of input."""
-    folder, url = Path(sys.argv[1]), sys.argv[2]
+    folder, url, pace = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
         name, own_url, room = line.split()
@@ -170,7 +182,7 @@ def main() -> None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             logging.basicConfig(filename=folder / f"{name}-{os.getpid()}.log", level="INFO", format="%(relativeCreated)d %(message)s")
             notes = os.open(folder / f"{name}-{os.getpid()}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-            asyncio.run(serve(folder, url if own_url == "-" else own_url, name, int(room), partial(note, notes)))
+            asyncio.run(serve(folder, url if own_url == "-" else own_url, pace, name, int(room), partial(note, notes)))
             os._exit(0)
 
 

@@ -40,14 +40,15 @@ class Stretch:
 class Replicas:
     """Forks replicas by name, and kills them."""
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, folder: Path, url: str, pace: str) -> None:
         self.folder = folder
+        self.pace = pace
         self.url = url
         self.pids: dict[str, int] = {}
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
-        line = [sys.executable, str(SCRIPT), str(self.folder), self.url]
+        line = [sys.executable, str(SCRIPT), str(self.folder), self.url, self.pace]
         self._process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         return self
 
