@@ -64,7 +64,6 @@ class TritonPythonModel:
         except FaceServerError as error:
             return refusal(error)
         except Exception as error:  # noqa: BLE001 - the boundary: no request may take the instance, or its neighbours, with it
-            pb_utils.Logger.log_error(f"{NAME}: {error!r}")
             return breakdown(NAME, error)
 
     def _aligned(self, request: Any) -> dict[str, NDArray[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -26,7 +27,8 @@ def refusal(error: FaceServerError) -> Any:
 
 
 def breakdown(model: str, error: Exception) -> Any:
-    """The response to a request on which ``model`` itself broke down; the log has the rest, which may hold what was sent."""
+    """The response to a request on which ``model`` itself broke down; the traceback goes to the server's log, not to the caller."""
+    pb_utils.Logger.log_error(f"{model}: {''.join(traceback.format_exception(error))}")
     return _error(f"{model} failed on this request ({type(error).__name__}); the server's log says more", "INTERNAL")
 
 

@@ -70,7 +70,6 @@ class TritonPythonModel:
             except FaceServerError as error:
                 end = [refusal(error)]
             except Exception as error:  # noqa: BLE001 - the boundary: no request may take the instance, or its neighbours, with it
-                pb_utils.Logger.log_error(f"{NAME}: {error!r}")
                 end = [breakdown(NAME, error)]
             sender.send(*end, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 

@@ -18,12 +18,6 @@ from face_server.video.capture_options import CaptureOptions
 from face_server.video.pyav_connection import PyavConnection
 from face_server.video.reader import Progress
 
-_REASONS: Final = {
-    "source_garbled": "the data is not a video in a known format",
-    "source_codec": "the video has no picture track whose codec is supported",
-    "source_lost": "the video breaks off",
-}
-
 _USUAL_FPS: Final = 25.0
 """FFmpeg's own guess where neither pictures nor file say anything."""
 
@@ -39,24 +33,32 @@ def recorded_frames(data: NDArray[Any]) -> Generator[Frame, None, None]:
         file = Path(folder) / "file"
         data.tofile(file)
         connection = PyavConnection(str(file), CaptureOptions(media_folders=(Path(folder),)), SystemClock(), Transport.TCP)
-        try:
-            with closing(connection):
-                yield from _frames(connection)
-        except SourceFailed as error:
-            message = _REASONS.get(error.code, "the video cannot be read")
-            raise InvalidInput(message, code="invalid_video", field="video") from error
+        with closing(connection):
+            yield from _frames(connection)
 
 
 def _frames(connection: PyavConnection) -> Generator[Frame, None, None]:
-    fps = connection.open().fps or _USUAL_FPS
+    try:
+        fps = connection.open().fps or _USUAL_FPS
+    except SourceFailed as error:
+        codec = error.code == "source_codec"
+        what = "the video has no picture track whose codec is supported" if codec else "the data is not a video in a known format"
+        raise _refusal(what) from error
     number, first_s = 0, None
-    for picture in connection.pictures(Progress(), lambda _media_s: False):
-        number += picture.skipped
-        media_s = picture.media_s
-        if media_s is not None and first_s is None:
-            first_s = media_s
-        position_s = number / fps if media_s is None or first_s is None else max(0.0, media_s - first_s)
-        yield Frame(number, picture.size, picture.convert, captured_at=0.0, taken_at=0.0, position_s=position_s)
-        number += 1
+    try:
+        for picture in connection.pictures(Progress(), lambda _media_s: False):
+            number += picture.skipped
+            media_s = picture.media_s
+            if media_s is not None and first_s is None:
+                first_s = media_s
+            position_s = number / fps if media_s is None or first_s is None else max(0.0, media_s - first_s)
+            yield Frame(number, picture.size, picture.convert, captured_at=0.0, taken_at=0.0, position_s=position_s)
+            number += 1
+    except SourceFailed as error:
+        raise _refusal("the video breaks off") from error
     if not number:
-        raise InvalidInput("the video holds no picture that can be decoded", code="invalid_video", field="video")
+        raise _refusal("the video holds no picture that can be decoded")
+
+
+def _refusal(message: str) -> InvalidInput:
+    return InvalidInput(message, code="invalid_video", field="video")
