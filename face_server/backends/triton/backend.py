@@ -49,8 +49,8 @@ class TritonBackend:
         return None
 
     async def ready(self, network: str) -> bool:
-        """Whether some server runs ``network`` now."""
-        return network in self._networks and self._client.ready(served_name(network))
+        """Whether some server runs ``network``, or another model of that name, now."""
+        return self._client.ready(served_name(network))
 
     async def close(self) -> None:
         """Close the client."""
