@@ -49,7 +49,7 @@ class TritonBackend:
         return None
 
     async def ready(self, network: str) -> bool:
-        """Whether some server runs ``network``, or another model of that name, now."""
+        """Whether some server runs ``network``, or ``face_pipeline`` where the client expects it, now."""
         return self._client.ready(served_name(network))
 
     async def close(self) -> None:

@@ -126,8 +126,8 @@ class TritonClient:
         return min((limit for limit in limits if limit), default=0)
 
     def ready(self, model: str) -> bool:
-        """Whether some server runs ``model`` now."""
-        return not self._closed and any(self._serves(endpoint, model) for endpoint in self._endpoints)
+        """Whether ``model`` is one of those it was opened with, and some server runs it now."""
+        return not self._closed and model in self._expected and any(self._serves(endpoint, model) for endpoint in self._endpoints)
 
     async def close(self) -> None:
         """End every call with Unavailable, every connection, and remove all shared memory. Idempotent."""
