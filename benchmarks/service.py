@@ -64,6 +64,9 @@ class Service:
                 self.port = int(found[1])
                 break
         else:
+            stdout = self._process.stdout
+            self.kill()
+            stdout.close()
             raise RuntimeError("the server did not start:\n" + "".join(self.log[-20:]))
         threading.Thread(target=self._drain, args=(self._process,), daemon=True).start()
         # Trusts nobody and so reads no certificates: everything is on loopback.

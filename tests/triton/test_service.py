@@ -69,10 +69,10 @@ def test_a_picture_is_answered(tmp_path: Path, weights: WeightsStore, triton: Tr
         assert "triton" in service.get("/info")["models"]["inference_backend"]
         asked = "face_pipeline" if backend == "triton-pipeline" else "yunet"
         assert f'nv_inference_request_success{{model="{asked}",version="1"}}' in triton.metrics()
-        assert service.metric("face_server_inference_seconds_count") > 0
+        assert service.metric("face_server_inference_duration_seconds_count") > 0
         too_large = extract(service, (shared / "data/photos/scenes/friends_six_faces.jpg").read_bytes())
         garbage = extract(service, b"\xff\xd8\xff\xe0 and no more")
-        assert (garbage.status_code, garbage.json()["code"]) == (400, "invalid_image")
+        assert (garbage.status_code, garbage.json()["code"]) == (422, "invalid_image")
         assert (too_large.status_code, too_large.json()["code"]) == (413, "input_too_large")
 
 
