@@ -70,7 +70,7 @@ def upright(published: bytes, names: tuple[str, ...], outputs: dict[str, Shape],
     both transpositions move into the layout changes that the graph makes anyway. ``outputs`` are
     the shapes to declare.
     """
-    editor = GraphEditor(load(published, what))
+    editor = _editor(load(published, what))
     first = editor.consumers(editor.inputs[0].name)
     last = [node for value in editor.outputs if (node := _layout_change(editor, value.name)) is not None]
     if len(first) != 1 or first[0].op_type != "Transpose":
@@ -107,10 +107,23 @@ def facenet(published: bytes, what: str) -> bytes:
     return _serialized(editor, what)
 
 
+def _editor(source: onnx.ModelProto) -> GraphEditor:
+    """An editor of ``source`` in which every tensor has a name that no foreign name can be equal to."""
+    graph = source.graph
+    for names in (names for node in graph.node for names in (node.input, node.output)):
+        # An empty name is an input that is left out.
+        names[:] = [name and f"published/{name}" for name in names]
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        value.name = f"published/{value.name}"
+    for weight in graph.initializer:
+        weight.name = f"published/{weight.name}"
+    return GraphEditor(source)
+
+
 def _repaired(source: onnx.ModelProto) -> GraphEditor:
     """What ``graphs.prepare`` repairs, without its changes of input and outputs."""
+    editor = _editor(source)
     inferred = onnx.shape_inference.infer_shapes(source)
-    editor = GraphEditor(source)
     fold_constants(editor)
     fix_upsampling(editor, inferred)
     drop_no_ops(editor)
