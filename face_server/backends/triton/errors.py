@@ -15,6 +15,25 @@ _UNKNOWN_ID: Final = "[request id: <id_unknown>] "
 
 _CODES: Final = grpc.StatusCode
 
+_CONNECTION_CODES: Final = (_CODES.UNAVAILABLE, _CODES.DEADLINE_EXCEEDED)
+_CONNECTION_CAUSES: Final = (
+    ("connection refused", "connection refused"),
+    ("handshake failed", "the TLS handshake failed"),
+    ("certificate", "its certificate cannot be verified"),
+    ("dns resolution failed", "its name cannot be resolved"),
+    ("no route to host", "there is no route to it"),
+    ("unreachable", "its network cannot be reached"),
+    ("deadline exceeded", "it does not answer"),
+    ("timed out", "it does not answer"),
+    ("timeout", "it does not answer"),
+    ("keepalive", "it does not answer"),
+    ("stream removed", "the connection was lost"),
+    ("socket closed", "the connection was lost"),
+    ("connection reset", "the connection was lost"),
+    ("goaway", "the connection was lost"),
+)
+"""Signs in what gRPC says, the more telling ones first, and what they mean."""
+
 
 class RegionLost(Exception):
     """The server does not know a shared memory region: it was started anew since the registration."""
@@ -35,13 +54,13 @@ class Fault:
 
 
 def cause_of(error: grpc.aio.AioRpcError) -> str:
-    """The reason that gRPC or the server gives: one line without its number of the request."""
+    """The reason that gRPC or the server gives, in one line: of a lost connection in plain words, else as it was said."""
     text = (error.details() or "").removeprefix(_UNKNOWN_ID).strip()
-    # The address is named anyway, by whoever tells the reason.
-    if "last error:" in text:
-        text = text.rpartition(": ")[2]
-    first = text.partition("\n")[0]
-    return first[:_CAUSE_CHARACTERS] or error.code().name.lower().replace("_", " ")
+    if error.code() in _CONNECTION_CODES:
+        for sign, words in _CONNECTION_CAUSES:
+            if sign in text.lower():
+                return words
+    return text.partition("\n")[0][:_CAUSE_CHARACTERS] or error.code().name.lower().replace("_", " ")
 
 
 def model_missing(error: grpc.aio.AioRpcError) -> bool:
@@ -72,7 +91,7 @@ def read(error: grpc.aio.AioRpcError, model: str, endpoint: str, *, expected: bo
         case _CODES.RESOURCE_EXHAUSTED:
             return Fault(Overloaded(f"{where} has no room for the request: {cause}"), elsewhere=True)
         case _CODES.DEADLINE_EXCEEDED:
-            return Fault(Unavailable(f"{where} did not answer within {timeout_s:g} s"), endpoint=True)
+            return Fault(Unavailable(f"{where} did not answer within {timeout_s:.1f} s"), endpoint=True)
         case _CODES.UNAVAILABLE:
             return Fault(Unavailable(f"Triton at {endpoint} cannot run model {model!r}: {cause}"), elsewhere=True, endpoint=True)
         case _CODES.UNAUTHENTICATED | _CODES.PERMISSION_DENIED:
