@@ -89,17 +89,19 @@ def export(folder: Path, data: Path, *, instances: int = WORKERS) -> Path:
 
 
 def frames(shared: Path) -> list[Frame]:
-    """Frames of a street without faces, and the same with portraits in them."""
+    """Frames of a street out of focus, nobody to be seen, and the same with portraits in them."""
     capture = cv2.VideoCapture(str(shared / "data/videos/street_1080p.mp4"))
     _, street = capture.read()
     capture.release()
-    background = np.asarray(cv2.GaussianBlur(cv2.resize(street, _SIZE), (0, 0), 6), np.uint8)
+    background = np.asarray(cv2.GaussianBlur(cv2.resize(street, _SIZE), (0, 0), 20), np.uint8)
     portraits = sorted((shared / "data/lfw").rglob("*.jpg"))[:: max(1, 400 // max(FACES))][: max(FACES)]
     made = []
     for count in FACES:
         frame = background.copy()
         for index, path in enumerate(portraits[:count]):
-            portrait = np.asarray(cv2.resize(np.asarray(cv2.imread(str(path)), np.uint8), (_FACE_PX, _FACE_PX)), np.uint8)
+            picture = np.asarray(cv2.imread(str(path)), np.uint8)
+            # The middle: some portraits show somebody else at their edge.
+            portrait = np.asarray(cv2.resize(picture[50:200, 50:200], (_FACE_PX, _FACE_PX)), np.uint8)
             x, y = 100 + 450 * (index % 4), 140 + 480 * (index // 4)
             frame[y : y + _FACE_PX, x : x + _FACE_PX] = portrait
         done, jpeg = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 90])

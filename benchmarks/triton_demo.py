@@ -34,7 +34,7 @@ _PICTURES = 100
 _FPS = 10
 _SEEN_S = 30.0
 
-out = Console(highlight=False)
+out = Console(highlight=False, soft_wrap=True)
 
 
 def export(repository: Path, data: Path) -> None:
