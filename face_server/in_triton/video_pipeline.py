@@ -30,7 +30,7 @@ from face_server.domain.video_pipeline import NAME, VideoQuestion
 from face_server.errors import FaceServerError, InputTooLarge
 from face_server.in_triton.faces import Faces
 from face_server.in_triton.networks import read_networks
-from face_server.in_triton.parameters import whole_number, word
+from face_server.in_triton.parameters import whole_number
 from face_server.in_triton.questions import read_video_question
 from face_server.in_triton.responses import breakdown, cancelled, chosen, refusal
 from face_server.video.formats import ImageLimits
@@ -49,7 +49,6 @@ class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Read configuration and contract of the networks. Triton does not load the model if that fails, and says why."""
         try:
-            word(args, "networks", ("bls",))
             self._max_bytes = whole_number(args, "max_bytes", _MAX_BYTES)
             self._max_pixels = whole_number(args, "max_pixels", ImageLimits().max_pixels)
             self._max_seconds = whole_number(args, "max_seconds", _MAX_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -306,14 +307,18 @@ async def test_a_network_that_is_unloaded_and_loaded_again(pipelines: TritonServ
 
 async def test_cancelled_requests_are_not_worked_on(ask: Asker, group: bytes):
     """Who goes away while the request waits costs nothing but its place in the queue."""
-    requests = [asyncio.ensure_future(ask.raw({"encoded": np.frombuffer(group, np.uint8)})) for _ in range(30)]
+    given = {"encoded": np.frombuffer(group, np.uint8)}
+    started = time.monotonic()
+    await ask.raw(given)
+    alone_s = time.monotonic() - started
+    requests = [asyncio.ensure_future(ask.raw(given)) for _ in range(60)]
     await asyncio.sleep(0.05)
     for request in requests:
         request.cancel()
     await asyncio.gather(*requests, return_exceptions=True)
 
-    # Thirty of them would take seconds.
-    await asyncio.wait_for(ask.encoded(group, AnalysisOptions(embed=False)), 1.5)
+    # Worked on by two instances they would keep the next one waiting for about thirty times as long.
+    await asyncio.wait_for(ask.raw(given), 12 * alone_s)
 
 
 def test_the_question_has_defaults():

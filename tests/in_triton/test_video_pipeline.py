@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
+import subprocess
+import sys
 from contextlib import aclosing
 from pathlib import Path
 
@@ -76,7 +79,7 @@ async def test_frames_are_chosen_by_rate_and_time(ask: Asker, stage: bytes):
     assert times[0] == pytest.approx(2.0, abs=0.05)
     assert times[-1] < 4.0
     assert np.diff(times).min() > 0.15
-    assert [number for _, number in fifth] == [round(time_s * 25) for time_s in times] or len({number for _, number in fifth}) == 10
+    assert [number for _, number in fifth] == sorted({number for _, number in fifth})
 
 
 async def test_two_videos_at_once(ask: Asker, stage: bytes):
@@ -105,7 +108,7 @@ async def test_cancelling_in_the_middle_ends_the_decoding(ask: Asker, stage: byt
             async for _answer in frames:
                 break
 
-    found = await asyncio.wait_for(all_of(ask, small_video(), VideoQuestion(DETECT)), 3.0)
+    found = await asyncio.wait_for(all_of(ask, small_video(), VideoQuestion(DETECT)), 5.0)
     assert len(found) == 12
 
 
@@ -196,6 +199,27 @@ async def test_bounds_of_the_server(ask: Asker):
     assert (answered, message) == (300, "more than the 300 frames that are allowed would be analysed")
     answered, message = await until_refused(small_video(2, size=(5600, 4000), codec="mjpeg", form="matroska"), VideoQuestion(DETECT))
     assert (answered, message) == (0, "frames of the video are 5600×4000 = 22400000 pixels, at most 20000000 are allowed")
+
+
+async def test_the_example_client(pipelines: TritonServer, videos: Path, tmp_path: Path):
+    """The documented client prints a line a frame, and the server's sentence for what is no video."""
+    client = Path(__file__).parents[2] / "docs" / "triton" / "video_client.py"
+    garbage = tmp_path / "garbage"
+    garbage.write_bytes(b"garbage")
+
+    async def printed(*arguments: object) -> tuple[int, str, str]:
+        line = [sys.executable, str(client), *map(str, arguments), "--server", pipelines.url]
+        process = await asyncio.create_subprocess_exec(*line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        out, err = await process.communicate()
+        return process.returncode, out.decode(), err.decode()
+
+    code, out, err = await printed(videos / "stage_360p.mp4", "--end", 2)
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) == 4
+    assert re.match(r" +0.00 s  frame +0  2 faces \[\[\d+, \d+, \d+, \d+\], ", out)
+    code, out, err = await printed(garbage)
+    assert (code, out) == (1, "")
+    assert "the data is not a video in a known format" in err
 
 
 async def test_the_server_goes_on_after_all_that(pipelines: TritonServer, ask: Asker):
