@@ -1,15 +1,17 @@
 """The model ``video_pipeline``: an encoded video in, one response for each analysed frame; its wire format is ``domain.video_pipeline``.
 
 Decoupled: responses go out as frames are analysed, the last one is empty and final. A video that
-cannot be read on, or is longer than allowed, ends with one error after the frames before it. One
-frame is in memory at a time, and the next is decoded after the response to the last was handed to
-Triton. A caller who cancels, or goes away, ends the decoding at the next frame.
+cannot be read on, or goes beyond a bound, ends with one error after the frames before it. A caller
+who cancels, or goes away, ends the decoding at the next frame. One frame is in memory at a time, and
+the next is decoded when the response to the last has been handed to Triton. But Triton keeps what a
+slow caller has not read yet, however much that is, and tells nobody: so all answers to one video
+together have a bound as well.
 
-Decoding is PyAV's, on the CPU. Where Triton has its DALI backend, a DALI model that decodes on the
-GPU may take the place of this one in front of ``face_pipeline``: see model_repository/README.md.
+Decoding is PyAV's, on the CPU. A server with a GPU and Triton's DALI backend can decode there with a
+DALI model in front of ``face_pipeline`` instead; no test of this project has shown that.
 
 Parameters of ``config.pbtxt``: ``max_bytes`` of the file, ``max_pixels`` of a frame, ``max_seconds`` of
-video and ``max_frames`` that are analysed; others as ``face_pipeline``.
+video, ``max_frames`` that are analysed, ``max_answer_bytes``; others as ``face_pipeline``.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from face_server.video.recording import recorded_frames
 _MAX_BYTES: Final = 512 * 1024 * 1024
 _MAX_SECONDS: Final = 4 * 3600
 _MAX_FRAMES: Final = 100_000
+_MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 _EARLY_S: Final = 0.001
 """Time stamps are rounded: a frame this much before its turn has come in time."""
 
@@ -53,6 +56,7 @@ class TritonPythonModel:
             self._max_pixels = whole_number(args, "max_pixels", ImageLimits().max_pixels)
             self._max_seconds = whole_number(args, "max_seconds", _MAX_SECONDS)
             self._max_frames = whole_number(args, "max_frames", _MAX_FRAMES)
+            self._max_answer_bytes = whole_number(args, "max_answer_bytes", _MAX_ANSWER_BYTES)
             self._faces = Faces(read_networks(args), args)
         except FaceServerError as error:
             raise pb_utils.TritonModelException(error.message) from error
@@ -82,6 +86,7 @@ class TritonPythonModel:
         video = pb_utils.get_input_tensor_by_name(request, "video").as_numpy()
         if video.size > self._max_bytes:
             raise InputTooLarge(f"the video has {video.size} bytes, at most {self._max_bytes} are allowed", field="video")
+        wanted, left = request.requested_output_names(), self._max_answer_bytes
         started = time.perf_counter()
         with closing(recorded_frames(video)) as frames:
             for frame in self._wanted(frames, question, sender):
@@ -92,7 +97,12 @@ class TritonPythonModel:
                     "time_s": np.array([frame.position_s], np.float32),
                     "frame_number": np.array([frame.number], np.int64),
                 }
-                sender.send(chosen(place | answer(found, self._faces.model), request))
+                tensors = place | answer(found, self._faces.model)
+                left -= sum(tensors[name].nbytes for name in wanted)
+                if left < 0:
+                    limit = f"at most {self._max_answer_bytes} bytes of answers to one video are allowed"
+                    raise InputTooLarge(f"{limit}; ask for fewer frames or fewer outputs", field="video")
+                sender.send(chosen(tensors, request))
                 started = time.perf_counter()
 
     def _wanted(self, frames: Iterator[Frame], question: VideoQuestion, sender: Any) -> Iterator[Frame]:

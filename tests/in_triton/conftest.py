@@ -27,7 +27,7 @@ def pipelines(weights: WeightsStore, tmp_path_factory: pytest.TempPathFactory) -
     if reason := missing():
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("pipelines")
-    limits = {"max_bytes": MAX_BYTES, "max_pixels": MAX_PIXELS, "max_seconds": 30, "max_frames": 300}
+    limits = {"max_bytes": MAX_BYTES, "max_pixels": MAX_PIXELS, "max_seconds": 30, "max_frames": 300, "max_answer_bytes": 1_000_000}
     pipeline_models(folder, weights, "yunet", "sface", embed_batch=4, **limits)
     align_models(folder, weights, "yunet", "sface", (640, 384))
     with TritonServer(folder, sorted(model.name for model in folder.iterdir())) as server:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from benchmarks.triton_server import TritonServer
-from face_server.domain.ports import AnalysisOptions
+from face_server.domain.ports import Analysis, AnalysisOptions
 from face_server.domain.video_pipeline import VideoQuestion
 from face_server.errors import InputTooLarge, InvalidInput
 from face_server.pipeline.analysis import LocalAnalyzer
@@ -53,6 +53,20 @@ async def all_of(ask: Asker, data: bytes, question: VideoQuestion | bytes) -> li
     """Time and number of every analysed frame."""
     async with aclosing(ask.video(data, question)) as frames:
         return [(time_s, number) async for time_s, number, _ in frames]
+
+
+async def until_refused(ask: Asker, data: bytes, question: VideoQuestion) -> tuple[list[Analysis], str]:
+    """What is answered before the video is refused as too large, and the sentence that refuses it."""
+    answered = []
+    async with aclosing(ask.video(data, question)) as frames:
+        try:
+            async for _, _, analysis in frames:
+                answered.append(analysis)
+        except Refused as refused:
+            if isinstance(refused.fault, InputTooLarge):
+                return answered, refused.fault.message
+            raise
+    pytest.fail("nothing was refused")
 
 
 async def test_faces_of_frames_are_those_of_this_process(ask: Asker, here: LocalAnalyzer, stage: bytes):
@@ -183,22 +197,23 @@ async def test_bounds_of_the_server(ask: Asker):
         await all_of(ask, bytes(11_000_000), VideoQuestion())
     assert isinstance(caught.value.fault, InputTooLarge)
 
-    async def until_refused(data: bytes, question: VideoQuestion) -> tuple[int, str]:
-        answered = 0
-        async with aclosing(ask.video(data, question)) as frames:
-            try:
-                async for _ in frames:
-                    answered += 1
-            except Refused as refused:
-                return answered, refused.fault.message
-        pytest.fail("nothing was refused")
-
     long = small_video(320)
-    assert await until_refused(long, VideoQuestion(DETECT, every_n=100)) == (4, "the video is longer than the 30 seconds that are allowed")
-    answered, message = await until_refused(long, VideoQuestion(DETECT))
-    assert (answered, message) == (300, "more than the 300 frames that are allowed would be analysed")
-    answered, message = await until_refused(small_video(2, size=(5600, 4000), codec="mjpeg", form="matroska"), VideoQuestion(DETECT))
-    assert (answered, message) == (0, "frames of the video are 5600×4000 = 22400000 pixels, at most 20000000 are allowed")
+    answered, message = await until_refused(ask, long, VideoQuestion(DETECT, every_n=100))
+    assert (len(answered), message) == (4, "the video is longer than the 30 seconds that are allowed")
+    answered, message = await until_refused(ask, long, VideoQuestion(DETECT))
+    assert (len(answered), message) == (300, "more than the 300 frames that are allowed would be analysed")
+    answered, message = await until_refused(ask, small_video(2, size=(5600, 4000), codec="mjpeg", form="matroska"), VideoQuestion(DETECT))
+    assert (len(answered), message) == (0, "frames of the video are 5600×4000 = 22400000 pixels, at most 20000000 are allowed")
+
+
+async def test_all_answers_together_have_a_bound(ask: Asker, stage: bytes):
+    """A caller who asks for crops of every frame, and reads slowly, would fill the memory of the server."""
+    question = VideoQuestion(AnalysisOptions(embed=False, quality=False, crops=True))
+
+    answered, message = await until_refused(ask, stage, question)
+
+    assert 800_000 < sum(face.crop.nbytes for analysis in answered for face in analysis.faces) <= 1_000_000
+    assert message.startswith("at most 1000000 bytes of answers to one video are allowed")
 
 
 async def test_the_example_client(pipelines: TritonServer, videos: Path, tmp_path: Path):
