@@ -134,8 +134,8 @@ def test_autoscaling() -> None:
     assert {rule["name"]["as"] for rule in rules} == {metric["pods"]["metric"]["name"] for metric in autoscaler["spec"]["metrics"]}
 
 
-def test_metrics(tmp_path: Path) -> None:
-    """The adapter's rules read metrics that a real tritonserver has."""
+def test_triton(tmp_path: Path) -> None:
+    """A real tritonserver takes the options, which begin with the image's, and has the metrics that the adapter's rules read."""
     if reason := triton_missing():
         pytest.skip(reason)
     read = set(re.findall(r"nv_[a-z_]+", (FOLDER / "prometheus-adapter.yaml").read_text()))
@@ -145,6 +145,10 @@ def test_metrics(tmp_path: Path) -> None:
     (folder / "model.py").write_text("class TritonPythonModel:\n    pass\n")
     tensors = 'input { name: "x" data_type: TYPE_FP32 dims: [1] } output { name: "y" data_type: TYPE_FP32 dims: [1] }'
     (folder.parent / "config.pbtxt").write_text(f'backend: "python" max_batch_size: 0 {tensors}')
-    with TritonServer(tmp_path) as server:
+    command = next(container["args"] for _, container in containers() if container["name"] == "triton")
+    image = stages()["triton"].last("CMD").words
+    assert command[: len(image)] == image
+    options = tuple(option for option in command[1:] if "model-repository" not in option)
+    with TritonServer(tmp_path, arguments=options) as server:
         offered = set(re.findall(r"^# TYPE (\S+)", server.metrics(), re.MULTILINE))
     assert read <= offered
