@@ -38,17 +38,10 @@ def normalised(pixels: Pixels) -> Any:
 
 
 @pytest.fixture
-def mtcnn(weights: WeightsStore) -> dict[str, tuple[MtcnnNetwork, bytes, bytes]]:
+def mtcnn(mtcnn_weights: WeightsStore) -> dict[str, tuple[MtcnnNetwork, bytes, bytes]]:
     """By name: a stage, the published file, and the rewritten one."""
-    found = {}
-    folder = weights.folder / "mtcnn"
-    for stage in STAGES:
-        try:
-            rewritten = stage_graph(stage, folder, weights.search_paths)
-        except WeightsError as error:
-            pytest.skip(f"needs the weights of MTCNN: {error}")
-        found[stage.entry.name] = (stage, (folder / stage.entry.file_name).read_bytes(), rewritten)
-    return found
+    folder = mtcnn_weights.folder / "mtcnn"
+    return {stage.entry.name: (stage, (folder / stage.entry.file_name).read_bytes(), stage_graph(stage, folder, ())) for stage in STAGES}
 
 
 @pytest.fixture

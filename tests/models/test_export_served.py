@@ -34,7 +34,7 @@ Ask = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def repository(all_weights: WeightsStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repository(all_weights: WeightsStore, mtcnn_weights: WeightsStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything there is to export, for the Python backend; and SFace once more, with requests gathered."""
     if reason := missing():
         pytest.skip(reason)
