@@ -12,7 +12,7 @@ set -euo pipefail
 : "${START_PORT:=18081}"         # port of the first face_server container; the others follow
 : "${BIND:=127.0.0.1}"           # address that these ports are opened on; on any but loopback requests need API keys
 : "${max_size:=640,640}"         # width,height that pictures are scaled down to for detection; the longer one counts
-: "${precision:=fp16}"           # arithmetic of the engines: fp16, int8 (needs calibration) or fp32
+: "${precision:=fp16}"           # arithmetic of the engines: fp16, fp32, or int8 (the detector only, needs calibration; the embedder stays fp16)
 : "${force_fp16:=False}"         # True: the same as precision=fp16
 : "${calibration:=}"             # folder of some hundred pictures with faces that int8 is calibrated on
 : "${det_model:=yunet}"          # detector, by its name in face-server models list
@@ -30,7 +30,7 @@ set -euo pipefail
 : "${det_thresh:=None}"          # score from which a detection counts; None: what suits the detector
 : "${log_level:=info}"           # debug, info, warning or error
 : "${settings:=}"                # file with more FACE_SERVER_ variables for the containers, one NAME=value a line
-: "${IMAGE:=face-server}"        # image of face_server; docker/Dockerfile makes its tags cpu, gpu and triton
+: "${IMAGE:=face_server}"        # image of face_server; docker/Dockerfile makes its tags cpu, gpu and triton
 : "${TAG:=}"                     # its tag; gpu, or with --cpu cpu, if empty
 : "${TRITON_IMAGE:=}"            # Triton with the Python packages of the pipeline; IMAGE:triton if empty
 : "${TRITON_TAG:=25.06}"         # NVIDIA's release that TRITON_IMAGE is made from; it builds the engines too
@@ -284,17 +284,18 @@ write_repository() {
     "--detector=$det_model" "--embedder=$rec_model" "--max-batch=$rec_batch_size" /repository
 }
 
-# For int8 the range of every tensor, measured on pictures, becomes part of the graph.
+# For int8 the range of every tensor, measured on pictures, becomes part of the graph. The embedder is left alone: what it says in
+# eight bits could not be compared with what galleries hold.
 calibrate() {
-  step "Calibration for int8"
-  doing='the networks cannot be calibrated'
+  step "Calibration of the detector for int8"
+  doing='the detector cannot be calibrated'
   in_server "--volume=$folder/repository:/repository" "--volume=$calibration:/calibration:ro" --entrypoint=python "$server_image" \
-    -m face_server.commands.int8 "--detector=$det_model" "--embedder=$rec_model" /repository /calibration
+    -m face_server.commands.calibration "--detector=$det_model" /repository /calibration
 }
 
 # An engine belongs to a kind of GPU, a build of TensorRT, a precision, shapes and weights; the stamp beside it says which.
 build_engine() {
-  local model=$1 graph=model.onnx place=$folder/repository/$1 stamp=() flags=()
+  local model=$1 precision=$2 graph=model.onnx place=$folder/repository/$1 stamp=() flags=()
   case $precision in
     fp16) flags=(--fp16) ;;
     fp32) flags=(--noTF32) ;;
@@ -483,8 +484,8 @@ each in a volume of its own: right for /extract, wrong for recognition behind on
   if [[ ! $triton_uri && ! $cpu ]]; then
     if [[ $precision == int8 ]]; then calibrate; fi
     step "Engines: built on this machine's GPU, skipped where the stamp beside them says that they fit"
-    build_engine "$(served_name "$det_model")"
-    build_engine "$(served_name "$rec_model")"
+    build_engine "$(served_name "$det_model")" "$precision"
+    build_engine "$(served_name "$rec_model")" "${precision/int8/fp16}"
   fi
   step "Network: containers find each other by name"
   doing='the network cannot be created'
@@ -497,6 +498,7 @@ each in a volume of its own: right for /extract, wrong for recognition behind on
 read_options "$@"
 check_options
 triton=$name-triton engine=$precision
+if [[ $precision == int8 ]]; then engine=int8+fp16; fi
 if [[ $triton_uri ]]; then engine=remote; elif [[ $cpu ]]; then engine=onnx; fi
 : "${TAG:=${cpu:+cpu}}" "${TRITON_IMAGE:=$IMAGE:triton}"
 server_image=$IMAGE:${TAG:-gpu} builder_image=nvcr.io/nvidia/tensorrt:$TRITON_TAG-py3

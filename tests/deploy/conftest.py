@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -92,7 +93,7 @@ class Machine:
 def _change(call: list[str]) -> str:
     match call:
         case ["run", "--rm", *rest]:
-            work = next((word for word in rest if word in {"pull", "export", "trtexec", "face_server.commands.int8"}), "?")
+            work = next((word for word in rest if word in {"pull", "export", "trtexec", "face_server.commands.calibration"}), "?")
             model = next((word.rpartition("/")[2] for word in rest if word.startswith("--workdir=/repository/")), "")
             return f"{work} {model}".strip()
         case ["run", "--detach", name, *_]:
@@ -104,10 +105,32 @@ def _change(call: list[str]) -> str:
     return ""
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
+def _machine(folder: Path) -> Machine:
     """A machine with docker and two GPUs of one kind, and ports of its own that the system gives to nobody."""
-    place = Machine(tmp_path, 20_000 + os.getpid() % 5_000)
+    place = Machine(folder, 20_000 + os.getpid() % 5_000)
     place.install_docker()
     place.gpus(TWO_GPUS)
+    return place
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """A machine that nothing was deployed on."""
+    return _machine(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def _first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Machine, Path]:
+    place = _machine(tmp_path_factory.mktemp("machine"))
+    ended = place.deploy()
+    assert ended.returncode == 0, ended.stderr
+    return place, Path(shutil.copytree(place.folder, tmp_path_factory.mktemp("kept") / "machine", symlinks=True))
+
+
+@pytest.fixture
+def deployed(_first_run: tuple[Machine, Path]) -> Machine:
+    """A machine as it is after a first run without options."""
+    place, kept = _first_run
+    shutil.rmtree(place.folder)
+    shutil.copytree(kept, place.folder, symlinks=True)
     return place

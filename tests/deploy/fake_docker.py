@@ -21,7 +21,7 @@ from pathlib import Path
 
 FOLDER = Path(os.environ["FAKE_DOCKER"])
 ARGUMENTS = sys.argv[1:]
-IMAGES = ("face-server:gpu", "face-server:cpu", "face-server:triton")
+IMAGES = ("face_server:gpu", "face_server:cpu", "face_server:triton")
 TAKES_VALUE = {"--filter", "--format", "--tail"}
 
 
@@ -129,9 +129,9 @@ def run_once(options, words):
         arguments = (place / "trtexec.args").read_text() + " ".join(words)
         (place / "1").mkdir(exist_ok=True)
         (place / "1" / "model.plan.new").write_text(hashlib.sha256(arguments.encode()).hexdigest())
-    if words[1:3] == ["-m", "face_server.commands.int8"]:
-        for place in Path(volumes["/repository"]).iterdir():
-            (place / "model.int8.onnx").write_text(f"{(place / 'model.onnx').read_text()}, eight bits")
+    if words[1:3] == ["-m", "face_server.commands.calibration"]:
+        place = Path(volumes["/repository"]) / words[3].partition("=")[2]
+        (place / "model.int8.onnx").write_text(f"{(place / 'model.onnx').read_text()}, eight bits")
     end(0, "done")
 
 

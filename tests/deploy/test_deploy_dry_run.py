@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,20 @@ def test_the_documentation_explains_what_it_prints():
     printed = dry_run(*TWO_BY_THREE)
     assert [line for line in shown.splitlines() if line] == [line for line in printed.stdout.splitlines() if line]
     assert "6 separate galleries" in printed.stderr
+
+
+def test_the_documentation_compares_faces(tmp_path, shared, data, face_server):
+    """The snippet of docs/gpu.md finds each face of one answer in the other, with its distance and cosine."""
+    page = (REPOSITORY / "docs" / "gpu.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    photo = shared / "data/photos/scenes/obama_and_biden.jpg"
+    for name, backend in (("triton", "onnx"), ("process", "openvino")):
+        ended = face_server("extract", photo, "--json", "--data", data, FACE_SERVER_INFERENCE__BACKEND=backend)
+        (tmp_path / f"{name}.json").write_text(ended.out)
+    ended = subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, capture_output=True, text=True, check=True)
+    compared = re.findall(r"box (\S+) px, cosine (\S+)", ended.stdout)
+    assert len(compared) == 3
+    assert all(float(distance) < 3 and float(cosine) > 0.99 for distance, cosine in compared)
 
 
 def test_two_gpus_with_three_containers_each():

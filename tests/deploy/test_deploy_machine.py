@@ -65,37 +65,35 @@ def test_a_second_run_changes_nothing(machine):
     assert machine.containers == containers
 
 
-def test_a_stopped_container_is_started(machine):
+def test_a_stopped_container_is_started(deployed):
     """After a reboot, say: what is as wanted but stands still runs again as it is."""
-    deploy(machine)
-    containers = machine.containers
+    containers = deployed.containers
     for name in containers:
         containers[name]["status"] = "exited"
-    machine.knows(containers)
-    assert deploy(machine) == [*NOTHING_NEW, "start face-triton", "start face-0"]
+    deployed.knows(containers)
+    assert deploy(deployed) == [*NOTHING_NEW, "start face-triton", "start face-0"]
 
 
 @pytest.mark.parametrize("what", ["gpu", "precision", "batch", "tensorrt", "weights", "plan"])
-def test_an_engine_that_does_not_fit_is_built_again(machine, what):
+def test_an_engine_that_does_not_fit_is_built_again(deployed, what):
     """Another kind of GPU, precision, batch, TensorRT or network, or no engine: built anew, and Triton and its clients with it."""
-    deploy(machine)
     options = ()
     expected = ["trtexec yunet", "trtexec sface"]
     if what == "gpu":
-        machine.gpus("0, 575.57.08, NVIDIA H100\n1, 575.57.08, NVIDIA H100\n")
+        deployed.gpus("0, 575.57.08, NVIDIA H100\n1, 575.57.08, NVIDIA H100\n")
     elif what == "precision":
         options = ("--precision", "fp32")
     elif what == "batch":
         options = ("--rec_batch_size", "16")
     elif what == "tensorrt":
-        machine.has_image("nvcr.io/nvidia/tensorrt:25.06-py3", "sha256:newer")
+        deployed.has_image("nvcr.io/nvidia/tensorrt:25.06-py3", "sha256:newer")
     elif what == "weights":
-        machine.plays(weights={"sface": "other weights"})
+        deployed.plays(weights={"sface": "other weights"})
         expected = ["trtexec sface"]
     else:
-        (machine.deployed / "repository/yunet/1/model.plan").unlink()
+        (deployed.deployed / "repository/yunet/1/model.plan").unlink()
         expected = ["trtexec yunet"]
-    changes = deploy(machine, *options)
+    changes = deploy(deployed, *options)
     replaced = ["rm face-triton", "run face-triton", "rm face-0", "run face-0"]
     # An engine that was lost comes back equal, and a Triton that runs has it in memory.
     assert changes == [*NOTHING_NEW, *expected, *([] if what == "plan" else replaced)]
@@ -112,11 +110,10 @@ def test_only_what_differs_is_replaced(machine):
     assert sorted(machine.containers) == ["face-0", "face-triton"]
 
 
-def test_a_new_image_replaces_its_containers(machine):
+def test_a_new_image_replaces_its_containers(deployed):
     """A face_server that was built anew takes the place of the old one; Triton goes on."""
-    deploy(machine)
-    machine.has_image("face-server:gpu", "sha256:newer")
-    assert deploy(machine) == [*NOTHING_NEW, "rm face-0", "run face-0"]
+    deployed.has_image("face_server:gpu", "sha256:newer")
+    assert deploy(deployed) == [*NOTHING_NEW, "rm face-0", "run face-0"]
 
 
 def test_a_file_of_settings_reaches_the_containers(machine):
@@ -134,30 +131,31 @@ def test_without_a_gpu(machine):
     (machine.programs / "nvidia-smi").unlink()
     assert deploy(machine, "--cpu") == ["pull", "export", "network create", "run face-triton", "run face-0"]
     assert not [word for call in machine.calls for word in call if word.startswith("--gpus") or "tensorrt" in word]
-    assert machine.containers["face-0"]["image"] == "face-server:cpu"
+    assert machine.containers["face-0"]["image"] == "face_server:cpu"
     assert [call for call in machine.calls if "export" in call and "--to=onnxruntime" in call and "--cpu" in call]
 
 
-def test_before_a_triton_that_runs_elsewhere(machine):
+def test_before_a_triton_that_runs_elsewhere(deployed):
     """With triton_uri no Triton is started and no engine built; one that was started before goes."""
-    deploy(machine)
-    assert deploy(machine, "--triton_uri", "gpu-1:8001") == ["pull", "rm face-triton", "rm face-0", "run face-0"]
-    assert "FACE_SERVER_TRITON__ENDPOINTS=gpu-1:8001" in (machine.deployed / "face_server.env").read_text()
+    assert deploy(deployed, "--triton_uri", "gpu-1:8001") == ["pull", "rm face-triton", "rm face-0", "run face-0"]
+    assert "FACE_SERVER_TRITON__ENDPOINTS=gpu-1:8001" in (deployed.deployed / "face_server.env").read_text()
 
 
-def test_another_network_leaves_no_old_one_behind(machine):
+def test_another_network_leaves_no_old_one_behind(deployed):
     """A model that Triton need not load any more is removed from the repository, its engine too."""
-    deploy(machine)
-    changes = deploy(machine, "--det_model", "scrfd_500m")
+    changes = deploy(deployed, "--det_model", "scrfd_500m")
     assert changes == [*NOTHING_NEW, "trtexec scrfd_500m", "rm face-triton", "run face-triton", "rm face-0", "run face-0"]
-    assert not (machine.deployed / "repository/yunet").exists()
+    assert not (deployed.deployed / "repository/yunet").exists()
 
 
-def test_int8_is_calibrated_before_it_is_built(machine):
-    """The graph with the ranges of its tensors is what the engine is built from."""
+def test_int8_is_the_detectors_after_calibration(machine):
+    """Its engine is built from the graph with the ranges of its tensors; the embedder's arithmetic is finer."""
     changes = deploy(machine, "--precision=int8", f"--calibration={machine.folder}")
-    assert changes[2:5] == ["export", "face_server.commands.int8", "trtexec yunet"]
-    assert [call for call in machine.calls if "--onnx=model.int8.onnx" in call and "--int8" in call]
+    assert changes[2:6] == ["export", "face_server.commands.calibration", "trtexec yunet", "trtexec sface"]
+    detector, embedder = [call for call in machine.calls if "trtexec" in call]
+    assert {"--onnx=model.int8.onnx", "--int8", "--fp16"} <= set(detector)
+    assert {"--onnx=model.onnx", "--fp16"} <= set(embedder)
+    assert "--int8" not in embedder
 
 
 def test_status_and_stop(machine):
@@ -289,7 +287,7 @@ def test_what_docker_says_becomes_one_sentence(machine, word, said, sentence):
 def test_an_image_that_was_not_built(machine):
     """The command that builds it is part of the sentence."""
     assert refusal(machine, "--TAG", "cpu2") == (
-        "the image face-server:cpu2 is missing; build it: docker build --file docker/Dockerfile --target cpu2 --tag face-server:cpu2 ."
+        "the image face_server:cpu2 is missing; build it: docker build --file docker/Dockerfile --target cpu2 --tag face_server:cpu2 ."
     )
 
 
