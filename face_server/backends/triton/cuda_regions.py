@@ -103,8 +103,13 @@ class CudaRegions:
             region = free.pop()
         elif self._left >= size and not self._closed:
             self._left -= size
+            making = asyncio.ensure_future(self._workers.run(CudaRegion, self._cuda, size, self._device))
             try:
-                region = await asyncio.shield(asyncio.ensure_future(self._workers.run(CudaRegion, self._cuda, size, self._device)))
+                region = await asyncio.shield(making)
+            except asyncio.CancelledError:
+                # What is made for a caller that left serves the next one.
+                making.add_done_callback(self._keep)
+                raise
             except self._cuda.CudaSharedMemoryException:
                 # The GPU is full: no more than there are.
                 self._left = 0
@@ -120,6 +125,11 @@ class CudaRegions:
             if lent is lease:
                 del self._lent[region]
                 self._free.setdefault(region.size, []).append(region)
+
+    def _keep(self, making: asyncio.Future[CudaRegion]) -> None:
+        if not making.cancelled() and making.exception() is None:
+            region = making.result()
+            self._free.setdefault(region.size, []).append(region)
 
     async def close(self) -> None:
         """Free all memory that no call uses."""

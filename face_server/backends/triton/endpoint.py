@@ -188,8 +188,6 @@ class Endpoint:
             self._breaker.call_failed()
             if not self._breaker.closed:
                 self._went_away()
-            if not self._connection.ready:
-                self._doubt()
             self._wake.set()
             self._changed()
         if fault.model_missing and model in self._expected and model not in self.missing:

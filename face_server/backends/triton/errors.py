@@ -34,6 +34,9 @@ _CONNECTION_CAUSES: Final = (
 )
 """Signs in what gRPC says, the more telling ones first, and what they mean."""
 
+_SERVER_SIGNS: Final = ("server is stopping", "server is exiting", "failed to connect", *(sign for sign, _ in _CONNECTION_CAUSES))
+"""Signs that the server as a whole takes no calls."""
+
 
 class RegionLost(Exception):
     """The server does not know a shared memory region: it was started anew since the registration."""
@@ -93,7 +96,9 @@ def read(error: grpc.aio.AioRpcError, model: str, endpoint: str, *, expected: bo
         case _CODES.DEADLINE_EXCEEDED:
             return Fault(Unavailable(f"{where} did not answer within {timeout_s:.1f} s"), endpoint=True)
         case _CODES.UNAVAILABLE:
-            return Fault(Unavailable(f"Triton at {endpoint} cannot run model {model!r}: {cause}"), elsewhere=True, endpoint=True)
+            # A model may say so of itself, while the server and its other models are well.
+            gone = any(sign in text for sign in _SERVER_SIGNS)
+            return Fault(Unavailable(f"Triton at {endpoint} cannot run model {model!r}: {cause}"), elsewhere=True, endpoint=gone)
         case _CODES.UNAUTHENTICATED | _CODES.PERMISSION_DENIED:
             return Fault(Unavailable(f"Triton at {endpoint} refuses the credentials of this service"))
         case _:

@@ -191,7 +191,8 @@ async def test_wrong_after_a_restart(repository, serve, open_client, rows, caplo
     """A server that comes back with another version is not used, says why in every error, is logged once; put right it is used."""
     network = repository.add("sum", digest="ab" * 32)
     server = serve(repository, "sum")
-    client = await open_client(server.url, networks=[network])
+    # No probe comes in between: the call itself must notice that the connection is another one.
+    client = await open_client(server.url, networks=[network], probe_interval_s=60.0)
     await client.call("sum", rows(1), ["sums"])
     await asyncio.to_thread(server.kill)
     repository.add("sum", digest="cd" * 32)

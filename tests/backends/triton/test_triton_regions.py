@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tritonclient.grpc import InferenceServerClient
 from face_server.backends.triton import regions
 from face_server.backends.triton.buddy import BuddyBlocks
 from face_server.backends.triton.options import SharedMemory
+from face_server.backends.triton.payload import Payload
 from face_server.backends.triton.regions import FOLDER, PREFIX, SystemRegion, SystemRegions, remove_regions_of_the_dead
 from face_server.errors import ConfigurationError
 from face_server.workers import Workers
@@ -204,6 +206,44 @@ async def test_cancelled_while_copying(shop, open_client, rows, workers: Workers
         while client._pool.leased:  # noqa: ASYNC110 - worker threads give it back
             await asyncio.sleep(0.01)
     assert (await client.call("sum", sent, ["sums"]))["sums"].item() == 1
+
+
+async def test_memory_stays_with_a_copy_that_runs(rows, until) -> None:
+    """A caller that leaves before its tensors are copied keeps the memory until the copy is over: nobody else writes there meanwhile."""
+    free = threading.Event()
+    with Workers(1) as worker, contextlib.ExitStack() as stack:
+        stack.callback(free.set)
+        pool = SystemRegions(32 * MEGABYTE, worker)
+        pool.give_back(await pool.lease(1))
+        busy = asyncio.create_task(worker.run(free.wait))
+        payload = Payload("sum", rows(1, width=8_000_000), ["sums"], pool, worker, 1)
+        copying = asyncio.create_task(payload.shared_message())
+        await asyncio.sleep(0.05)
+        copying.cancel()
+        await asyncio.gather(copying, return_exceptions=True)
+        payload.release()
+        assert pool.leased == 1
+        free.set()
+        await until(lambda: pool.leased == 0)
+        await busy
+        await pool.close()
+
+
+async def test_large_messages_are_made_in_worker_threads(rows) -> None:
+    """While every worker is busy a large message waits and the event loop does not make it; a small one is made at once."""
+    free = threading.Event()
+    with Workers(1) as worker, contextlib.ExitStack() as stack:
+        stack.callback(free.set)
+        busy = asyncio.create_task(worker.run(free.wait))
+        small, large = (Payload("sum", rows(1, width=width), ["sums"], None, worker, 10 * MEGABYTE) for width in (1000, 8_000_000))
+        async with asyncio.timeout(1):
+            await small.message()
+        making = asyncio.create_task(large.message())
+        await asyncio.sleep(0.1)
+        assert not making.done()
+        free.set()
+        assert len(await making) > 8_000_000
+        await busy
 
 
 async def test_two_thousand_calls_leave_nothing(shop, open_client, rows) -> None:
