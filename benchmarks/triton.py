@@ -33,6 +33,7 @@ from face_server.backends.triton.backend import TritonBackend
 from face_server.backends.triton.client import TritonClient
 from face_server.backends.triton.options import SharedMemory, TritonOptions
 from face_server.clock import SystemClock
+from face_server.domain import face_pipeline
 from face_server.domain.face import Face
 from face_server.domain.image import Image, Pixels
 from face_server.domain.ports import AnalysisOptions, Analyzer, Backend, CompressedPicture
@@ -50,6 +51,7 @@ CLIENTS = 8
 FACES = (0, 1, 8)
 IN_PROCESS = "in process"
 PATHS = ("triton, network", "triton, shared memory", "pipeline, network", "pipeline, shared memory")
+SCRIPTED = "pipeline by BLS, shared memory"
 OPTIONS = AnalysisOptions()
 
 _SIZE = (1920, 1080)
@@ -80,11 +82,11 @@ class Row:
     sent_bytes: float
 
 
-def export(folder: Path, data: Path, *, instances: int = WORKERS) -> Path:
-    """A repository of the default networks and ``face_pipeline`` for the Python backend on CPUs."""
+def export(folder: Path, data: Path, *more: str) -> Path:
+    """A repository of the default networks and ``face_pipeline`` for the Python backend on CPUs; ``more`` arguments of the command."""
     command = [sys.executable, "-m", "face_server", "models", "export", "--to", "python", str(folder), "--data", str(data)]
     chosen = ["--models", f"{DETECTOR},{EMBEDDER}", "--detector", DETECTOR, "--embedder", EMBEDDER]
-    subprocess.run([*command, *chosen, "--cpu", "--instances", str(instances)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, *chosen, "--cpu", "--instances", str(WORKERS), *more], check=True, stdout=subprocess.DEVNULL)
     return folder
 
 
@@ -111,8 +113,10 @@ def frames(shared: Path) -> list[Frame]:
 
 
 @asynccontextmanager
-async def opened(store: WeightsStore, workers: Workers, endpoint: str | None) -> AsyncIterator[dict[str, Analyzer]]:
-    """An analyzer a path; those of Triton only with its ``endpoint``."""
+async def opened(
+    store: WeightsStore, workers: Workers, endpoint: str | None, scripted: str | None = None
+) -> AsyncIterator[dict[str, Analyzer]]:
+    """An analyzer a path: those of Triton only with its ``endpoint``, the pipeline that calls networks with that of such a server."""
     entry, known = store.entry(DETECTOR), store.entry(EMBEDDER)
     networks = [store.network(DETECTOR), store.network(EMBEDDER)]
 
@@ -135,6 +139,11 @@ async def opened(store: WeightsStore, workers: Workers, endpoint: str | None) ->
                 how = "network" if memory is SharedMemory.OFF else "shared memory"
                 analyzers[f"triton, {how}"] = local(backend, 16)
                 analyzers[f"pipeline, {how}"] = RemoteAnalyzer(client, analyzers[f"triton, {how}"])
+        if scripted is not None:
+            options = TritonOptions((scripted,), shared_memory=SharedMemory.SYSTEM)
+            client = await TritonClient.open(options, workers, SystemClock(), networks, pipeline=model_id(known, networks[1]))
+            stack.push_async_callback(client.close)
+            analyzers[SCRIPTED] = RemoteAnalyzer(client, analyzers[IN_PROCESS])
         yield analyzers
 
 
@@ -211,7 +220,7 @@ async def parity(analyzers: dict[str, Analyzer], pictures: Sequence[bytes]) -> l
         return (await analyzers[path].analyze_compressed(CompressedPicture(data, lambda: decode_image(data, limits)), OPTIONS)).faces
 
     rows = []
-    for path in PATHS:
+    for path in (*PATHS, SCRIPTED):
         faces, box_px, cosine = 0, 0.0, 1.0
         for data in pictures:
             base, mine = await analyze(IN_PROCESS, data), await analyze(path, data)
@@ -258,9 +267,10 @@ threads in process, {WORKERS} instances a model on the server. Each figure is a 
 
 {table(head, cells)}
 
-A client holds {channels} gRPC connections to the server for both forms of memory, one a client. In shared memory the pixels are copied
-once, from the picture into the region; by network they are copied four times (into the message, into the socket, out of it, into the
-memory of the model's process).
+"pipeline" is `face_pipeline` as it is exported for CPUs, with networks in its own process; "by BLS" as it is exported for GPUs, where
+it calls the networks of the server. Two clients, one by network and one with shared memory, hold {channels} gRPC connections. In shared
+memory the pixels are copied once, from the picture into the region; by network they are copied four times (into the message, into
+the socket, out of it, into the memory of the model's process).
 
 The same pictures on every path, against in process:
 
@@ -280,15 +290,16 @@ async def run(arguments: argparse.Namespace) -> str:
     portraits = sorted((arguments.shared / "data/lfw").rglob("*.jpg"))[::200][:40]
     scenes = sorted((arguments.shared / "data/photos/scenes").iterdir()) + portraits
     with tempfile.TemporaryDirectory() as folder, Workers(WORKERS) as workers:
-        repository = export(Path(folder) / "repository", arguments.data)
-        with TritonServer(repository) as server:
-            async with opened(store, workers, server.url) as analyzers:
+        own = TritonServer(export(Path(folder) / "own", arguments.data))
+        scripted = TritonServer(export(Path(folder) / "scripted", arguments.data, "--bls"), [DETECTOR, EMBEDDER, face_pipeline.NAME])
+        with own, scripted:
+            async with opened(store, workers, own.url, scripted.url) as analyzers:
                 rows = []
                 for frame in frames(arguments.shared):
                     for form in ("raw", "jpeg"):
                         rows += await measure(analyzers, frame, form, arguments.rounds, arguments.seconds)
                 same = await parity(analyzers, [path.read_bytes() for path in scenes])
-                return report(rows, same, connections(server.grpc_port))
+                return report(rows, same, connections(own.grpc_port))
 
 
 def main() -> None:

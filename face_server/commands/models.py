@@ -141,6 +141,14 @@ def export_models(
     ] = None,
     instances: Annotated[int, typer.Option("--instances", min=0, help="Copies of each model side by side; 0 for the defaults.")] = 0,
     max_batch: Annotated[int, typer.Option("--max-batch", min=0, help="Largest batch of a network; 0 for the defaults.")] = 0,
+    bls: Annotated[
+        bool | None,
+        typer.Option(
+            "--bls/--no-bls",
+            help="Whether pipelines call the networks of the server; by default they do but where networks are Python models on the CPU.",
+            show_default=False,
+        ),
+    ] = None,
     frame: Annotated[str, typer.Option("--frame", metavar="WxH", help="Size of the frames of face_ensemble.")] = "640x640",
     force: Annotated[bool, typer.Option("--force", help="Write into a folder, and over models, that no export made.")] = False,
     data: Data = None,
@@ -161,6 +169,7 @@ def export_models(
         frame_size=_size(frame),
         max_bytes=settings.images.max_bytes,
         max_pixels=settings.images.max_pixels,
+        bls=bls,
         force=force,
     )
     written = export(WeightsStore(settings.weights_folder, settings.models_path), folder, options)

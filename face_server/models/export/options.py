@@ -54,7 +54,9 @@ class ExportOptions:
     by side, 0 for the defaults; ``max_batch`` bounds batches, 0 for the defaults. ``facenet`` is the
     user's own file for the pack mtcnn. ``frame_size`` (width, height) is that of the frames of
     ``face_ensemble``. ``max_bytes`` and ``max_pixels`` bound the compressed pictures that
-    ``face_pipeline`` takes.
+    ``face_pipeline`` takes. ``bls`` lets pipelines call the networks of the server (business logic
+    scripting); without, they run them in their own processes. None chooses: the latter where the
+    networks are Python models on the CPU, and a call of another model costs more than it brings.
     """
 
     platform: Platform
@@ -69,11 +71,14 @@ class ExportOptions:
     frame_size: tuple[int, int] = (640, 640)
     max_bytes: int = LARGEST_PICTURE_BYTES
     max_pixels: int = LARGEST_PICTURE_PIXELS
+    bls: bool | None = None
     force: bool = False
 
     def __post_init__(self) -> None:
         if self.platform is Platform.TENSORRT and self.device is Device.CPU:
             raise ConfigurationError("TensorRT runs on GPUs only; export to onnxruntime or python for a CPU")
+        if self.bls is False and self.platform is Platform.TENSORRT:
+            raise ConfigurationError("pipelines cannot run TensorRT engines in their own processes: let them call the networks (--bls)")
         if self.instances < 0 or self.max_batch < 0:
             raise ConfigurationError("the numbers of instances and of the largest batch must not be negative")
 
@@ -81,6 +86,11 @@ class ExportOptions:
     def on_cpu(self) -> bool:
         """Whether networks surely run on the CPU."""
         return self.device is Device.CPU or (self.device is Device.AUTO and self.platform is Platform.PYTHON)
+
+    @property
+    def calls_networks(self) -> bool:
+        """Whether pipelines call the networks of the server."""
+        return self.bls if self.bls is not None else not (self.on_cpu and self.platform is Platform.PYTHON)
 
     def network_instances(self) -> Instances:
         """Where and how often a network runs."""

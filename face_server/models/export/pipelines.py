@@ -42,7 +42,7 @@ def pipeline_models(detector: Called, embedder: Called, options: ExportOptions) 
 
 
 def _face_pipeline(detector: Called, embedder: Called, options: ExportOptions) -> ModelFolder:
-    """Calls the networks from within (business logic scripting): one picture a request, no batch."""
+    """One picture a request, no batch; calls the networks from within (business logic scripting), or runs them itself."""
     model = model_id(embedder.entry, embedder.network)
     config = ModelConfig(
         name=face_pipeline.NAME,
@@ -159,10 +159,11 @@ def _roles(detector: Called, embedder: Called) -> dict[str, str]:
 
 
 def _calls(options: ExportOptions) -> dict[str, str]:
-    """How the faces of a picture reach the embedder: on CPUs one by one, so that its instances share them."""
+    """Who runs the networks, and how the faces of a picture reach the embedder: on CPUs one by one, so that its instances share them."""
+    networks = {"networks": "bls" if options.calls_networks else "here"}
     if options.on_cpu:
-        return {"embed_batch": "1", "embed_calls": str(options.network_instances().count)}
-    return {"embed_batch": str(options.batch(_GPU_CALL))}
+        return {**networks, "embed_batch": "1", "embed_calls": str(options.network_instances().count)}
+    return {**networks, "embed_batch": str(options.batch(_GPU_CALL))}
 
 
 def _note(model: str, detector: Called, embedder: Called) -> bytes:
