@@ -137,7 +137,7 @@ async def opened(
                 backend = TritonBackend(client, networks)
                 stack.push_async_callback(backend.close)
                 how = "network" if memory is SharedMemory.OFF else "shared memory"
-                analyzers[f"triton, {how}"] = local(backend, 16)
+                analyzers[f"triton, {how}"] = local(backend, 4)
                 analyzers[f"pipeline, {how}"] = RemoteAnalyzer(client, analyzers[f"triton, {how}"])
         if scripted is not None:
             options = TritonOptions((scripted,), shared_memory=SharedMemory.SYSTEM)

@@ -29,8 +29,8 @@ from face_server.workers import Workers
 GPU_BATCH = 32
 """Rows gathered for one call on a GPU unless the operator says otherwise; 1 on CPUs, where it does not help."""
 
-_REMOTE_BATCH = 16
-"""Crops of one picture that share a call to a remote server: each call has a price of its own."""
+_REMOTE_BATCH = 4
+"""Crops of one picture that share a call to a remote server: each call has a price, and calls side by side use all instances of a model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from face_server.backends.triton.options import TritonOptions
+from face_server.backends.triton.options import SharedMemory, TritonOptions
 from face_server.errors import ConfigurationError
 from face_server.workers import Workers
 
@@ -77,8 +77,11 @@ def _bytes(file: Path | None) -> bytes | None:
     return file.read_bytes() if file is not None else None
 
 
-def _settings(options: TritonOptions) -> list[tuple[str, int]]:
+def _settings(options: TritonOptions) -> list[tuple[str, int | str]]:
+    # Regions are registered with one server; a name behind which there are several can be used only without them.
+    spread: list[tuple[str, int | str]] = [("grpc.lb_policy_name", "round_robin")] if options.shared_memory is SharedMemory.OFF else []
     return [
+        *spread,
         ("grpc.max_send_message_length", options.max_message_bytes),
         ("grpc.max_receive_message_length", options.max_message_bytes),
         ("grpc.keepalive_time_ms", int(options.keepalive_s * 1000)),
