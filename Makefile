@@ -15,11 +15,11 @@ PULLED := $(DATA)/models/.pulled
 TRITON := $(VENV)/.triton
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test test-all bench soak docs
+.PHONY: help setup run check test test-all bench soak triton-demo docs
 .DELETE_ON_ERROR:
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) $(PULLED) ## Install everything into .venv and fetch the default model files
 
@@ -43,6 +43,9 @@ bench: setup ## Measure speed and accuracy, and print the tables of docs/benchma
 
 soak: setup ## Run eight cameras for an hour (MINUTES changes that): memory, threads and descriptors must stay flat
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
+
+triton-demo: setup $(TRITON) ## Start a real tritonserver and answer a photo and a camera through it (PHOTO and VIDEO name yours)
+	@$(BIN)/python -m benchmarks.triton_demo --data $(DATA) $(if $(PHOTO),--photo "$(PHOTO)") $(if $(VIDEO),--video "$(VIDEO)")
 
 docs: $(INSTALLED) ## Build the documentation into site/
 	$(BIN)/python docs/generate.py

@@ -27,12 +27,16 @@ _LOG_LINES = 2000
 
 @dataclass
 class Service:
-    """``face-server serve`` on a free port of loopback, with ``data`` as its folder. It keeps its port over restarts."""
+    """``face-server serve`` on a free port of loopback, with ``data`` as its folder. It keeps its port over restarts.
+
+    ``start`` waits until it is ready, or with ``awaits_ready`` False until it answers at all.
+    """
 
     data: Path
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     models: Path = MODELS
+    awaits_ready: bool = True
     port: int = 0
     log: list[str] = field(default_factory=list)
     _process: subprocess.Popen[str] | None = None
@@ -45,7 +49,7 @@ class Service:
         return self._process.pid
 
     def start(self) -> Self:
-        """Start, and wait until it serves."""
+        """Start, and wait until it serves. Raises RuntimeError with what it printed if it does not."""
         models = self.data / "models"
         if not models.exists():
             models.symlink_to(self.models.resolve(strict=True))
@@ -60,11 +64,15 @@ class Service:
                 self.port = int(found[1])
                 break
         else:
+            stdout = self._process.stdout
+            self.kill()
+            stdout.close()
             raise RuntimeError("the server did not start:\n" + "".join(self.log[-20:]))
         threading.Thread(target=self._drain, args=(self._process,), daemon=True).start()
         # Trusts nobody and so reads no certificates: everything is on loopback.
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=_ANSWER_S, verify=False, trust_env=False)
-        self.wait_for(lambda: self.get("/readyz") is not None, _START_S, "the server to be ready")
+        path = "/readyz" if self.awaits_ready else "/healthz"
+        self.wait_for(lambda: self.get(path) is not None, _START_S, "the server to be ready")
         return self
 
     def stop(self) -> int:

@@ -111,7 +111,16 @@ class TritonServer:
         return self._running().pid
 
     def start(self) -> Self:
-        """Start, and wait until it is ready."""
+        """Start, and wait until it is ready. Raises RuntimeError with the end of its log if that fails twice.
+
+        On a busy machine this version now and then dies while it makes the processes of its models.
+        """
+        try:
+            return self._start()
+        except RuntimeError:
+            return self._start()
+
+    def _start(self) -> Self:
         if not self.grpc_port:
             self.grpc_port, self.http_port, self.metrics_port = _free_ports(3)
         libraries = [str(home() / "nvidia_pytriton.libs"), str(Path(_libpython()).parent)]

@@ -7,34 +7,25 @@ import contextlib
 import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 
 import cv2
 from fastapi import FastAPI
 
 from face_server import __version__
 from face_server.api.application import ApiOptions, create_api
-from face_server.api.services import Defaults, ModelInfo, Networks, Served, Services
+from face_server.api.services import Defaults, Served, Services
+from face_server.app_inference import model_info, open_inference
 from face_server.app_streams import LOOPBACK, StreamTools, open_streams
-from face_server.backends.batching import BatchingBackend, BatchObservation
-from face_server.backends.gathering import BatchPolicy
-from face_server.backends.onnx import OnnxBackend, OnnxOptions
 from face_server.clock import SystemClock
 from face_server.domain.access import KeyRing
 from face_server.domain.embedding import ModelId
 from face_server.domain.identity import Collection
-from face_server.domain.network import Network
-from face_server.domain.ports import Backend, Clock, Gallery
+from face_server.domain.ports import Clock, Gallery
 from face_server.domain.quality import QualityLimits
 from face_server.errors import ConfigurationError, NotFound
 from face_server.gallery.sqlite import SqliteGallery, SqliteOptions
 from face_server.journal.keys import SqliteKeyRing
 from face_server.models.catalog import CatalogEntry
-from face_server.models.contract import Task
-from face_server.models.detector import DetectorOptions, NetworkDetector
-from face_server.models.embedder import EmbedderOptions, NetworkEmbedder
-from face_server.models.weights import WeightsStore
-from face_server.pipeline.analysis import LocalAnalyzer
 from face_server.pipeline.enrollment import Enrollment, EnrollmentPolicy
 from face_server.pipeline.intake import Intake, IntakeLimits
 from face_server.pipeline.recognition import Recognition
@@ -44,22 +35,6 @@ from face_server.video.annotate import JpegPainter
 from face_server.video.images import Codec, ImageLimits
 from face_server.video.remote import Fetcher, FetchOptions, NoFetcher
 from face_server.workers import Workers
-
-GPU_BATCH = 32
-"""Rows gathered for one call on a GPU unless the operator says otherwise; 1 on CPUs, where it does not help."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """A network in use and where it came from."""
-
-    entry: CatalogEntry
-    network: Network
-
-    @property
-    def info(self) -> ModelInfo:
-        entry = self.entry
-        return ModelInfo(entry.name, entry.task.value, entry.licence, entry.commercial_use, entry.sha256)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -103,17 +78,10 @@ async def open_services(settings: Settings, metrics: Metrics | None = None) -> A
         # OpenCV's own threads would compete with the workers for the same cores.
         cv2.setNumThreads(1)
         workers = stack.enter_context(Workers(settings.inference.workers or None))
-        store = WeightsStore(settings.weights_folder, settings.models_path)
-        found = await workers.run(_load, store, settings.models.detector, Task.DETECTOR)
-        known = await workers.run(_load, store, settings.models.embedder, Task.EMBEDDER)
-        backend = await _open_backend(settings, [found.network, known.network], workers, metrics)
-        stack.push_async_callback(backend.close)
-        stack.push_async_callback(_cancel, asyncio.create_task(watch_loop_lag(metrics)))
-        batch = _batch(settings, backend)
-        detector = NetworkDetector(found.entry, backend, workers, DetectorOptions(batch, settings.models.second_pass))
-        embedder = NetworkEmbedder(known.entry, known.network, backend, EmbedderOptions(batch))
-        analyzer = LocalAnalyzer(detector, embedder, workers)
         clock = SystemClock()
+        inference = await stack.enter_async_context(open_inference(settings, workers, clock, metrics))
+        analyzer, embedder = inference.analyzer, inference.networks.embedder
+        stack.push_async_callback(_cancel, asyncio.create_task(watch_loop_lag(metrics)))
         await workers.run(_make_folder, settings)
         gallery = await SqliteGallery.open(settings.gallery_file, workers, clock, SqliteOptions())
         stack.push_async_callback(gallery.close)
@@ -124,9 +92,9 @@ async def open_services(settings: Settings, metrics: Metrics | None = None) -> A
         stack.push_async_callback(fetcher.close)
         limits = IntakeLimits(settings.images.max_per_request, concurrency=4 * workers.threads)
         intake = Intake(codec, fetcher, analyzer, workers, limits)
-        calibration = known.entry.recognition.calibration
+        calibration = inference.embedder.recognition.calibration
         recognition = Recognition(gallery, {embedder.model: calibration} if calibration else {})
-        defaults = _defaults(settings, found.entry)
+        defaults = _defaults(settings, inference.detector)
         policy = _enrollment_policy(settings, defaults)
         yield Services(
             intake=intake,
@@ -136,14 +104,15 @@ async def open_services(settings: Settings, metrics: Metrics | None = None) -> A
             gallery=gallery,
             codec=codec,
             painter=JpegPainter(workers),
-            backend=backend,
-            networks=Networks(detector, embedder),
+            backend=inference.backend,
+            networks=inference.networks,
+            needed=inference.needed,
             workers=workers,
             clock=clock,
             keys=keys,
             defaults=defaults,
-            detector=found.info,
-            embedder=known.info,
+            detector=model_info(inference.detector),
+            embedder=model_info(inference.embedder),
             version=__version__,
         )
 
@@ -152,40 +121,6 @@ async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-
-
-def _load(store: WeightsStore, name: str, task: Task) -> _Model:
-    entry = store.entry(name)
-    if entry.task is not task:
-        raise ConfigurationError(f"{name} is no {task.value}: it cannot be FACE_SERVER_MODELS__{task.value.upper()}")
-    return _Model(entry, store.network(name))
-
-
-async def _open_backend(settings: Settings, networks: list[Network], workers: Workers, metrics: Metrics) -> Backend:
-    """The backend that the settings name, behind the batching that suits it."""
-    inference = settings.inference
-    inner: Backend
-    if inference.backend == "openvino":
-        # An extra: imported only when asked for.
-        from face_server.backends.openvino import OpenVinoBackend, OpenVinoOptions  # noqa: PLC0415  # see above
-
-        inner = await OpenVinoBackend.open(networks, workers, OpenVinoOptions(inference.precision))
-    else:
-        inner = await OnnxBackend.open(networks, workers, OnnxOptions(inference.providers, inference.require_gpu))
-
-    def observe(seen: BatchObservation) -> None:
-        metrics.batch(seen.network, seen.rows)
-        metrics.queue(seen.network, seen.waiting)
-        metrics.inference(seen.network, "wait", seen.wait_s)
-        metrics.inference(seen.network, "run", seen.infer_s)
-
-    policy = BatchPolicy(_batch(settings, inner), inference.max_wait_ms)
-    return BatchingBackend(inner, {network.name: policy for network in networks}, workers, observer=observe)
-
-
-def _batch(settings: Settings, backend: Backend) -> int:
-    on_gpu = "CUDA" in backend.description or "Tensorrt" in backend.description
-    return settings.inference.max_batch or (GPU_BATCH if on_gpu else 1)
 
 
 async def _open_keys(settings: Settings, stack: AsyncExitStack, clock: Clock) -> KeyRing | None:

@@ -32,8 +32,12 @@ class _Section(BaseModel):
 class InferenceSettings(_Section):
     """Who runs the networks and how."""
 
-    backend: Literal["onnx", "openvino"] = Field(
-        "onnx", description="Runtime of the networks: `onnx` (ONNX Runtime) or `openvino` (extra `openvino`; faster on CPUs with bf16)."
+    backend: Literal["onnx", "openvino", "triton", "triton-pipeline"] = Field(
+        "onnx",
+        description=(
+            "Who runs the networks: `onnx` (ONNX Runtime), `openvino` (extra `openvino`; faster on CPUs with bf16), "
+            "`triton` (a Triton server, one call a network) or `triton-pipeline` (a Triton server, one call a picture)."
+        ),
     )
     providers: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         "auto", description="Execution providers of ONNX Runtime. What is really in use is reported at `/v1/info`."
@@ -50,6 +54,37 @@ class InferenceSettings(_Section):
         description="Largest batch gathered across requests; 0 chooses per backend (1 on CPUs, where batching does not help; 32 on GPUs).",
     )
     max_wait_ms: float = Field(2.0, ge=0, le=1000, description="How long a batch may wait for more work while the network is busy.")
+
+
+class TritonSettings(_Section):
+    """The Triton servers behind the backends `triton` and `triton-pipeline`."""
+
+    endpoints: Words = Field(
+        ("127.0.0.1:8001",), description="Their gRPC addresses, host:port, separated by commas; calls are spread over them."
+    )
+    timeout_s: float = Field(10.0, gt=0, le=300, description="Longest call, retries included, in seconds.")
+    max_concurrent: int = Field(64, ge=1, le=4096, description="Calls under way at a time.")
+    max_waiting: int = Field(256, ge=0, le=100_000, description="Calls that may wait for their turn; more get 503 with Retry-After.")
+    shared_memory: Literal["auto", "system", "cuda", "off"] = Field(
+        "auto", description="How tensors reach a server on this host: `auto` takes system shared memory where the server sees it."
+    )
+    shared_memory_bytes: int = Field(256 * 1024**2, ge=1024**2, description="Most bytes of shared memory; calls beyond go by network.")
+    tls: bool = Field(False, description="Whether the servers are spoken to over TLS; they are verified.")
+    ca_file: Path | None = Field(None, description="Certificates in PEM that the servers' are signed with, instead of the usual ones.")
+    certificate_file: Path | None = Field(None, description="Certificate in PEM that this server shows to them.")
+    key_file: Path | None = Field(None, description="The key of that certificate.")
+    headers: SecretStr = Field(SecretStr(""), description="Headers of every call, `name: value`, separated by semicolons.")
+
+    @field_validator("endpoints", mode="before")
+    @classmethod
+    def _split_endpoints(cls, value: object) -> object:
+        return _words(value)
+
+    @field_validator("headers")
+    @classmethod
+    def _check_headers(cls, value: SecretStr) -> SecretStr:
+        headers_of(value.get_secret_value())
+        return value
 
 
 class ModelSettings(_Section):
@@ -200,6 +235,7 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field("text", description="Form of log lines.")
 
     inference: InferenceSettings = InferenceSettings()
+    triton: TritonSettings = TritonSettings()
     models: ModelSettings = ModelSettings()
     images: ImageSettings = ImageSettings()
     fetch: FetchSettings = FetchSettings()
@@ -258,6 +294,17 @@ class Settings(BaseSettings):
             first = error.errors()[0]
             variable = ENV_PREFIX + "__".join(str(part) for part in first["loc"]).upper()
             raise ConfigurationError(f"{variable}: {first['msg']}") from error
+
+
+def headers_of(text: str) -> dict[str, str]:
+    """Headers written as ``name: value; name: value``. Raises ValueError, without the value, for anything else."""
+    headers = {}
+    for part in filter(None, map(str.strip, text.split(";"))):
+        name, colon, value = part.partition(":")
+        if not (colon and re.fullmatch(r"[A-Za-z0-9._-]+", name.strip())):
+            raise ValueError("must be headers of the form `name: value`, separated by semicolons")
+        headers[name.strip().lower()] = value.strip()
+    return headers
 
 
 def variables(model: type[BaseModel] = Settings, prefix: str = ENV_PREFIX) -> dict[str, str]:

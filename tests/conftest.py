@@ -20,6 +20,7 @@ from benchmarks.cameras import CameraOptions, CameraStandIn, missing
 from face_server.cli import run
 from face_server.errors import WeightsError
 from face_server.models.catalog import CATALOG, READY_DEFAULTS
+from face_server.models.export.mtcnn import STAGES, stage_graph
 from face_server.models.weights import WeightsStore
 from face_server.workers import Workers
 
@@ -82,6 +83,17 @@ def all_weights(weights: WeightsStore, shared: Path) -> WeightsStore:
     """``weights`` with every network of the catalogue ready."""
     for name in CATALOG:
         weights.pull(name)
+    return weights
+
+
+@pytest.fixture(scope="session")
+def mtcnn_weights(weights: WeightsStore) -> WeightsStore:
+    """``weights`` with the published networks of MTCNN in its folder ``mtcnn``."""
+    try:
+        for stage in STAGES:
+            stage_graph(stage, weights.folder / "mtcnn", weights.search_paths)
+    except WeightsError as error:
+        pytest.skip(f"needs the weights of MTCNN: {error}")
     return weights
 
 

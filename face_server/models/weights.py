@@ -51,7 +51,7 @@ class WeightsStore:
 
     def __init__(self, folder: Path, search_paths: Sequence[Path] = (), catalog: Mapping[str, CatalogEntry] = CATALOG) -> None:
         self.folder = folder
-        self._search_paths = tuple(search_paths)
+        self.search_paths = tuple(search_paths)
         self._built_in = catalog
         self._added_file = folder / "catalog.json"
 
@@ -77,6 +77,14 @@ class WeightsStore:
                 raise WeightsError(self._absence(entry))
             self._install(entry, source, silent)
         return load_network(entry, self._folder(entry))
+
+    def published(self, name: str) -> bytes:
+        """The published file of the network called ``name``, checked against its digest; raises what ``network`` raises."""
+        entry = self.entry(name)
+        source = self._intact_source(entry)
+        if source is None:
+            raise WeightsError(self._absence(entry))
+        return source.read_bytes()
 
     def pull(self, name: str, progress: Progress = silent) -> Network:
         """Make the network called ``name`` ready, downloading it where no folder has it.
@@ -148,7 +156,7 @@ class WeightsStore:
 
     def _status(self, entry: CatalogEntry) -> WeightsStatus:
         if not (self._folder(entry) / _PUBLISHED).exists():
-            if find_local(entry, self._search_paths) is not None:
+            if find_local(entry, self.search_paths) is not None:
                 return WeightsStatus(entry, WeightsState.READY)
             return WeightsStatus(entry, WeightsState.MISSING, self._absence(entry))
         fault = self._digest_fault(entry)
@@ -173,7 +181,7 @@ class WeightsStore:
         own = self._folder(entry) / _PUBLISHED
         if own.is_file() and sha256_of(own) == entry.sha256:
             return own
-        return find_local(entry, self._search_paths)
+        return find_local(entry, self.search_paths)
 
     def _download(self, entry: CatalogEntry, progress: Progress) -> None:
         if not entry.sources:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,12 +33,21 @@ class RemoteAnalyzer:
     """Sends pictures as they came, or pixels, to the model ``face_pipeline``; implements ``domain.ports.Analyzer``.
 
     Aligned crops are embedded by ``local``: for them one call of the network is all there is.
+    ``observer`` is told how many seconds each call took.
     """
 
-    def __init__(self, remote: RemoteModels, local: Analyzer, limits: RemoteLimits = RemoteLimits()) -> None:
+    def __init__(
+        self,
+        remote: RemoteModels,
+        local: Analyzer,
+        limits: RemoteLimits = RemoteLimits(),
+        *,
+        observer: Callable[[float], None] | None = None,
+    ) -> None:
         self._remote = remote
         self._local = local
         self._limits = limits
+        self._observer = observer
         self._outputs = tuple(spec.name for spec in face_pipeline.outputs(local.model.dimension))
 
     @property
@@ -71,7 +81,10 @@ class RemoteAnalyzer:
         return await self._local.embed_crops(crops, mirror=mirror)
 
     async def _ask(self, picture: Tensors, question: Question) -> Analysis:
+        started = time.perf_counter()
         answer = await self._remote.call(face_pipeline.NAME, {**picture, "options": question.to_tensor()}, self._outputs)
+        if self._observer is not None:
+            self._observer(time.perf_counter() - started)
         try:
             return face_pipeline.read_answer(answer, self.model)
         except ModelMismatch as error:

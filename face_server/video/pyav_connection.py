@@ -38,6 +38,8 @@ _GRACE_S = 1.0
 _WAITED_S = 0.001
 _TRUSTED_RUN = 3
 """So many sound pictures in a row, and the decoder is believed again."""
+_ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
+"""How a picture is converted without further threads, which PyAV 16 does anyway."""
 _ROTATIONS = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CLOCKWISE}
 
 
@@ -206,7 +208,7 @@ class Converter:
             width, height = height, width
         smaller = width < self._frame.width or height < self._frame.height
         with self._lock:
-            picture = self._frame.reformat(width, height, "bgr24", interpolation="AREA" if smaller else "BILINEAR", threads=1)
+            picture = self._frame.reformat(width, height, "bgr24", interpolation="AREA" if smaller else "BILINEAR", **_ONE_THREAD)
         plane = picture.planes[0]
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
         # Copies only where rows are padded.

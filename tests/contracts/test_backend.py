@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -16,15 +17,22 @@ from blockbuster import blockbuster_ctx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.triton_server import TritonServer, missing
 from face_server.backends.batching import BatchingBackend
 from face_server.backends.gathering import BatchPolicy
 from face_server.backends.onnx import OnnxBackend, OnnxOptions
 from face_server.backends.openvino import OpenVinoBackend, OpenVinoOptions
 from face_server.backends.scripted import ScriptedBackend
 from face_server.backends.survey import natural_noise
+from face_server.backends.triton.backend import TritonBackend
+from face_server.backends.triton.client import TritonClient
+from face_server.backends.triton.options import SharedMemory, TritonOptions
+from face_server.clock import SystemClock
 from face_server.domain.network import Network, TensorSpec
 from face_server.domain.ports import Backend, Tensors
 from face_server.errors import InvalidInput, NotFound, Unavailable
+from face_server.models.export.config import Instances, ModelConfig
+from face_server.models.export.networks import IN_PYTHON
 from face_server.models.weights import WeightsStore
 from face_server.workers import Workers
 
@@ -135,6 +143,41 @@ async def _scripted(networks: list[Network], workers: Workers) -> Case:
     return Case(ScriptedBackend({"mean": scripted_mean}, contracts=networks), 1e-6)
 
 
+class Served:
+    """A real tritonserver that runs networks on ONNX Runtime, four rows at a time; it learns them as they are asked for."""
+
+    def __init__(self, repository: Path) -> None:
+        self._repository = repository
+        self._server = TritonServer(repository, models=[])
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._server.__exit__(*exc_info)
+
+    async def open(self, networks: list[Network], workers: Workers, shared_memory: SharedMemory) -> Case:
+        """A backend on the server with ``networks`` loaded."""
+        for network in networks:
+            if not (self._repository / network.name).exists():
+                await asyncio.to_thread(self._add, network)
+        options = TritonOptions((self._server.url,), shared_memory=shared_memory)
+        client = await TritonClient.open(options, workers, SystemClock(), networks)
+        return Case(TritonBackend(client, networks), 1e-5)
+
+    def _add(self, network: Network) -> None:
+        folder = self._repository / network.name
+        (folder / "1").mkdir(parents=True)
+        (folder / "1" / "model.py").write_bytes(IN_PYTHON)
+        shutil.copy(network.path, folder / "1" / "model.onnx")
+        tensors = [[replace(spec, shape=spec.shape[1:]) for spec in specs] for specs in (network.inputs, network.outputs)]
+        digest = {"weights_sha256": network.digest}
+        config = ModelConfig(network.name, "python", 4, *tensors, instances=Instances("KIND_CPU", 1), parameters=digest)
+        (folder / "config.pbtxt").write_text(config.text())
+        self._server.load(network.name)
+
+
 RUNTIMES: dict[str, Opener] = {
     "onnx": _onnx,
     "openvino f32": _openvino,
@@ -142,13 +185,34 @@ RUNTIMES: dict[str, Opener] = {
     "batching": _batching,
     "spreading": _spreading,
 }
-EVERYTHING = {**RUNTIMES, "scripted": _scripted}
+SERVED = {"triton": SharedMemory.OFF, "triton shared memory": SharedMemory.SYSTEM}
 
 
-@pytest.fixture(params=EVERYTHING)
-async def case(request: pytest.FixtureRequest, tmp_path: Path, workers: Workers) -> AsyncIterator[Case]:
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The tritonserver of this file."""
+    if reason := missing():
+        pytest.skip(reason)
+    with Served(tmp_path_factory.mktemp("repository")) as server:
+        yield server
+
+
+@pytest.fixture
+def open_case(request: pytest.FixtureRequest) -> Callable[[str, list[Network], Workers], Awaitable[Case]]:
+    """Opens a backend by name."""
+
+    async def open_case(runtime: str, networks: list[Network], workers: Workers) -> Case:
+        if runtime in SERVED:
+            return await request.getfixturevalue("served").open(networks, workers, SERVED[runtime])
+        return await {**RUNTIMES, "scripted": _scripted}[runtime](networks, workers)
+
+    return open_case
+
+
+@pytest.fixture(params=[*RUNTIMES, "scripted", *SERVED])
+async def case(request: pytest.FixtureRequest, open_case, tmp_path: Path, workers: Workers) -> AsyncIterator[Case]:
     """Each backend in turn, with the mean network loaded."""
-    case = await EVERYTHING[request.param]([mean_network(tmp_path)], workers)
+    case = await open_case(request.param, [mean_network(tmp_path)], workers)
     yield case
     await case.backend.close()
 
@@ -243,7 +307,8 @@ class TestBackendContract:
                 assert isinstance(outputs, InvalidInput)
 
     async def test_cancelled_callers_leave_no_trace(self, case: Case) -> None:
-        """Callers that go away get CancelledError; the others their answers; nothing is left running."""
+        """Callers that go away get CancelledError; the others their answers; nothing more is left running."""
+        before = asyncio.all_tasks()
         tasks = [asyncio.create_task(case.backend.infer("mean", {"pictures": pictures(1, seed)})) for seed in range(32)]
         await asyncio.sleep(0)
         for task in tasks[::2]:
@@ -255,7 +320,7 @@ class TestBackendContract:
                 np.testing.assert_allclose(outputs["means"], expected_means(pictures(1, seed)), rtol=case.relative)
             else:
                 assert isinstance(outputs, asyncio.CancelledError)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert asyncio.all_tasks() == before
 
     async def test_close(self, case: Case) -> None:
         """Closing twice is fine; afterwards nothing is ready and calls are Unavailable."""
@@ -276,14 +341,14 @@ class TestBackendContract:
 
     async def test_description(self, case: Case) -> None:
         """It says what runs the networks."""
-        assert any(word in case.backend.description for word in ("onnxruntime", "openvino", "scripted"))
+        assert any(word in case.backend.description for word in ("onnxruntime", "openvino", "scripted", "triton 2"))
 
 
-@pytest.fixture(params=RUNTIMES)
-async def heavy(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
+@pytest.fixture(params=[*RUNTIMES, *SERVED])
+async def heavy(request: pytest.FixtureRequest, open_case, tmp_path: Path) -> AsyncIterator[Backend]:
     """Each real runtime in turn, with a network that takes a while and one worker thread."""
     with Workers(1) as worker:
-        case = await RUNTIMES[request.param]([heavy_network(tmp_path)], worker)
+        case = await open_case(request.param, [heavy_network(tmp_path)], worker)
         yield case.backend
         await case.backend.close()
 
@@ -330,13 +395,13 @@ class TestEventLoop:
 
 
 class TestRealWeights:
-    @pytest.mark.parametrize("runtime", ["openvino f32", "openvino auto", "batching", "spreading"])
-    async def test_embeddings_agree(self, runtime: str, weights: WeightsStore, workers: Workers, shared: Path) -> None:
+    @pytest.mark.parametrize("runtime", ["openvino f32", "openvino auto", "batching", "spreading", *SERVED])
+    async def test_embeddings_agree(self, runtime: str, open_case, weights: WeightsStore, workers: Workers, shared: Path) -> None:
         """SFace gives the same embeddings on every runtime: cosine at least .999 with ONNX Runtime's."""
         network = weights.network("sface")
         crops = await workers.run(_face_crops, shared, 6)
         reference = (await _onnx([network], workers)).backend
-        other = (await RUNTIMES[runtime]([network], workers)).backend
+        other = (await open_case(runtime, [network], workers)).backend
         sent = {"crops": crops}
         one, two = await reference.infer("sface", sent), await other.infer("sface", sent)
         a, b = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (one["features"], two["features"]))
@@ -345,12 +410,12 @@ class TestRealWeights:
         for backend in (reference, other):
             await backend.close()
 
-    @pytest.mark.parametrize("runtime", ["openvino f32", "openvino auto", "batching"])
-    async def test_detector_outputs_agree(self, runtime: str, weights: WeightsStore, workers: Workers) -> None:
+    @pytest.mark.parametrize("runtime", ["openvino f32", "openvino auto", "batching", *SERVED])
+    async def test_detector_outputs_agree(self, runtime: str, open_case, weights: WeightsStore, workers: Workers) -> None:
         """YuNet's raw outputs are close on every runtime, for pictures of two sizes."""
         network = weights.network("yunet")
         reference = (await _onnx([network], workers)).backend
-        case = await RUNTIMES[runtime]([network], workers)
+        case = await open_case(runtime, [network], workers)
         for height, width in ((320, 256), (192, 320)):
             sent = {"images": natural_noise(height, width)[None]}
             one, two = await reference.infer("yunet", sent), await case.backend.infer("yunet", sent)

@@ -36,10 +36,9 @@ async def healthz() -> Response:
     responses={503: {"model": Readiness, "description": "Something is not ready; the checks say what."}},
 )
 async def readyz(services: ServicesDep, cameras: CamerasDep) -> Response:
-    """Check that both networks would run and that gallery and journal answer. Needs no key."""
+    """Check that the models would run and that gallery and journal answer. Needs no key."""
     checks = [
-        await _network_ready("detector", services.detector.name, services),
-        await _network_ready("embedder", services.embedder.name, services),
+        *[await _network_ready(role, model, services) for role, model in services.needed.items()],
         await _store_ready("gallery", services.gallery.collections()),
         await _store_ready("journal", cameras.journal.lanes()),
     ]

@@ -1,0 +1,1 @@
+from face_server.in_triton.video_pipeline import TritonPythonModel
