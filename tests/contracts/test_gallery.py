@@ -510,7 +510,7 @@ class TestLife:
 async def soon(look: Callable[[], Awaitable[object]], expected: object, within_s: float) -> None:
     """Make sure that a look gives what is expected, at the latest after ``within_s``."""
     until = time.monotonic() + within_s
-    while (seen := await look()) != expected and time.monotonic() < until:
+    while (seen := await look()) != expected and time.monotonic() < until:  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(0.005)
     assert seen == expected
 

@@ -112,5 +112,6 @@ local function answer(main)
   if type(result) == 'table' and result.refused then
     return result.refused
   end
-  return error(result)
+  -- What a command of Redis said, without the place in the script.
+  return { err = type(result) == 'table' and result.err or (tostring(result):gsub('^.-user_script:%s*%d+:%s*', '')) }
 end
