@@ -202,7 +202,7 @@ def test_an_owner_that_is_cut_off_goes_on_until_it_hears_of_the_next(replicas: R
     wall = time.time() - time.monotonic()
     own = [event for event in events if event.message == str(lonely) and event.at > wall + cut_at]
     before = [event for event in own if event.at < wall + taken_at - 1.0]
-    after = [event for event in own if event.at > wall + taken_at + 0.5]
+    after = [event for event in own if wall + taken_at + 0.5 < event.at < wall + back_at]
     assert before
     assert after
     assert {event.id for event in before} <= queued
