@@ -15,6 +15,7 @@ from face_server import __version__
 from face_server.api.application import ApiOptions, create_api
 from face_server.api.services import Defaults, Served, Services
 from face_server.app_inference import model_info, open_inference
+from face_server.app_state import ALONE, Replica, State, open_state
 from face_server.app_streams import LOOPBACK, StreamTools, open_streams
 from face_server.clock import SystemClock
 from face_server.domain.access import KeyRing
@@ -22,9 +23,7 @@ from face_server.domain.embedding import ModelId
 from face_server.domain.identity import Collection
 from face_server.domain.ports import Clock, Gallery
 from face_server.domain.quality import QualityLimits
-from face_server.errors import ConfigurationError, NotFound
-from face_server.gallery.sqlite import SqliteGallery, SqliteOptions
-from face_server.journal.keys import SqliteKeyRing
+from face_server.errors import ConfigurationError, Conflict, NotFound, Unavailable
 from face_server.models.catalog import CatalogEntry
 from face_server.pipeline.enrollment import Enrollment, EnrollmentPolicy
 from face_server.pipeline.intake import Intake, IntakeLimits
@@ -36,14 +35,21 @@ from face_server.video.images import Codec, ImageLimits
 from face_server.video.remote import Fetcher, FetchOptions, NoFetcher
 from face_server.workers import Workers
 
+_LOADING_S = 0.5
 
-def create_app(settings: Settings) -> FastAPI:
-    """The ASGI application. What it needs is opened when it starts and closed when it stops."""
+
+def create_app(settings: Settings, replica: Replica = ALONE) -> FastAPI:
+    """The ASGI application. What it needs is opened when it starts and closed when it stops.
+
+    ``replica`` says what this process is among others, where several share a Redis.
+    """
     metrics = Metrics()
 
     @asynccontextmanager
     async def served() -> AsyncIterator[Served]:
-        async with open_services(settings, metrics) as services, open_streams(settings, _stream_tools(services, metrics)) as cameras:
+        async with AsyncExitStack() as stack:
+            services, state = await stack.enter_async_context(_open(settings, metrics, wait=False))
+            cameras = await stack.enter_async_context(open_streams(settings, _stream_tools(services, state, metrics), replica))
             # What was made so far stays until the end; collecting it again and again would stop the loop for 0.1 s each time.
             gc.collect()
             gc.freeze()
@@ -52,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     return create_api(served, _api_options(settings), metrics)
 
 
-def _stream_tools(services: Services, metrics: Metrics) -> StreamTools:
+def _stream_tools(services: Services, state: State, metrics: Metrics) -> StreamTools:
     return StreamTools(
         detector=services.networks.detector,
         embedder=services.networks.embedder,
@@ -63,6 +69,7 @@ def _stream_tools(services: Services, metrics: Metrics) -> StreamTools:
         clock=services.clock,
         metrics=metrics,
         min_score=services.defaults.min_score,
+        redis=state.redis,
     )
 
 
@@ -71,9 +78,15 @@ async def open_services(settings: Settings, metrics: Metrics | None = None) -> A
     """Everything the API and the command line work with, ready to use.
 
     Raises ConfigurationError or WeightsError with one sentence when the settings, the weights or
-    the machine do not allow it.
+    the machine do not allow it, Unavailable when a Redis that is configured is away.
     """
-    metrics = metrics or Metrics()
+    async with _open(settings, metrics or Metrics(), wait=True) as (services, _):
+        yield services
+
+
+@asynccontextmanager
+async def _open(settings: Settings, metrics: Metrics, *, wait: bool) -> AsyncIterator[tuple[Services, State]]:
+    """The services, and where they keep state; ``wait`` see ``open_state``."""
     async with AsyncExitStack() as stack:
         # OpenCV's own threads would compete with the workers for the same cores.
         cv2.setNumThreads(1)
@@ -83,10 +96,12 @@ async def open_services(settings: Settings, metrics: Metrics | None = None) -> A
         analyzer, embedder = inference.analyzer, inference.networks.embedder
         stack.push_async_callback(_cancel, asyncio.create_task(watch_loop_lag(metrics)))
         await workers.run(_make_folder, settings)
-        gallery = await SqliteGallery.open(settings.gallery_file, workers, clock, SqliteOptions())
-        stack.push_async_callback(gallery.close)
-        keys = await _open_keys(settings, stack, clock)
-        await _ensure_collection(gallery, settings.collection, embedder.model, clock)
+        state = await stack.enter_async_context(open_state(settings, workers, clock, wait=wait))
+        gallery, keys = state.gallery, await _required_keys(settings, state.keys)
+        collecting = asyncio.create_task(_ensure_collection(gallery, settings.collection, embedder.model, clock), name="first collection")
+        stack.push_async_callback(_cancel, collecting)
+        if wait or state.redis is None:
+            await collecting
         codec = Codec(workers, ImageLimits(max_bytes=settings.images.max_bytes, max_pixels=settings.images.max_pixels))
         fetcher = Fetcher(_fetch_options(settings)) if settings.fetch.enabled else NoFetcher()
         stack.push_async_callback(fetcher.close)
@@ -96,7 +111,7 @@ async def open_services(settings: Settings, metrics: Metrics | None = None) -> A
         recognition = Recognition(gallery, {embedder.model: calibration} if calibration else {})
         defaults = _defaults(settings, inference.detector)
         policy = _enrollment_policy(settings, defaults)
-        yield Services(
+        services = Services(
             intake=intake,
             analyzer=analyzer,
             recognition=recognition,
@@ -115,6 +130,7 @@ async def open_services(settings: Settings, metrics: Metrics | None = None) -> A
             embedder=model_info(inference.embedder),
             version=__version__,
         )
+        yield services, state
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
@@ -123,13 +139,11 @@ async def _cancel(task: asyncio.Task[None]) -> None:
         await task
 
 
-async def _open_keys(settings: Settings, stack: AsyncExitStack, clock: Clock) -> KeyRing | None:
+async def _required_keys(settings: Settings, keys: KeyRing) -> KeyRing | None:
     """The API keys, or None where none are needed: on loopback without any, or told so explicitly.
 
     Raises ConfigurationError for an address that others can reach, without keys.
     """
-    keys = await SqliteKeyRing.open(settings.keys_file, clock)
-    stack.push_async_callback(keys.close)
     if await keys.list():
         return keys
     if settings.host in LOOPBACK or settings.allow_anonymous:
@@ -142,10 +156,19 @@ async def _open_keys(settings: Settings, stack: AsyncExitStack, clock: Clock) ->
 
 
 async def _ensure_collection(gallery: Gallery, name: str, model: ModelId, clock: Clock) -> None:
-    try:
-        await gallery.collection(name)
-    except NotFound:
-        await gallery.create_collection(Collection(name, model, created_at=clock.now()))
+    """See to it that there is a collection; waits for a gallery that is being loaded."""
+    while True:
+        try:
+            await gallery.collection(name)
+        except NotFound:
+            with contextlib.suppress(Conflict):
+                await gallery.create_collection(Collection(name, model, created_at=clock.now()))
+        except Unavailable as error:
+            if gallery.freshness.current:
+                raise
+            await clock.sleep(min(error.retry_after_s, _LOADING_S))
+            continue
+        return
 
 
 def _make_folder(settings: Settings) -> None:

@@ -12,19 +12,25 @@ from functools import partial
 from urllib.parse import quote
 
 from face_server.api.services import Cameras
+from face_server.app_state import ALONE, Replica
 from face_server.domain.events import ALERTS, DEPARTURES, Event, EventFilter, EventKind
 from face_server.domain.image import Pixels
 from face_server.domain.ports import Clock, Detector, Embedder, Gallery, ImageCodec
+from face_server.domain.replicas import Standing
 from face_server.domain.strangers import StrangerPolicy
-from face_server.domain.stream_ports import FrameSource, Journal, LiveView, Watcher
+from face_server.domain.stream_ports import Fence, FrameSource, Journal, LiveView, Watcher
 from face_server.domain.streams import StreamSpec
 from face_server.errors import FaceServerError
 from face_server.journal.options import JournalOptions
+from face_server.journal.redis import RedisJournal
 from face_server.journal.sealing import Sealer
+from face_server.journal.spool import SpoolingJournal, Unfenced
+from face_server.journal.spool_file import SpoolBounds
 from face_server.journal.sqlite import SqliteJournal
 from face_server.pipeline.recognition import Recognition
 from face_server.pipeline.strangers import StrangerBook
 from face_server.pipeline.watching import CameraWatcher, WatchTools
+from face_server.redis_connection import Connection
 from face_server.settings import Settings
 from face_server.sinks.face_callbacks import FaceCallbacks
 from face_server.sinks.live import LiveEvents
@@ -32,10 +38,15 @@ from face_server.sinks.opening import SinkOpener, SinkOptions, check_sink
 from face_server.streams.admittance import Admittance
 from face_server.streams.delivery import EventBus
 from face_server.streams.lanes import DeliveryOptions
+from face_server.streams.owned import OwnedStreams
 from face_server.streams.parts import StreamParts
+from face_server.streams.peers import HttpPeerViews
+from face_server.streams.redis_ownership import RedisOwnership
 from face_server.streams.registry import StreamChecks, Streams
+from face_server.streams.shared import SharedStreams
 from face_server.streams.stream import StreamOptions
 from face_server.streams.supervisor import Supervisor, SupervisorOptions
+from face_server.streams.tenancy import TenancyOptions
 from face_server.streams.viewing import ViewingOptions
 from face_server.telemetry import Metrics
 from face_server.video.camera_addresses import check_source_url, redact_url
@@ -69,18 +80,38 @@ class StreamTools:
     clock: Clock
     metrics: Metrics
     min_score: float
+    redis: Connection | None = None
+
+
+class _Fence:
+    """``Fence`` of a journal that is opened before whoever runs streams is there to be asked."""
+
+    def __init__(self) -> None:
+        self._asked: Fence = Unfenced()
+
+    def ask(self, fence: Fence) -> None:
+        """From now on ``fence`` knows."""
+        self._asked = fence
+
+    def standing(self, stream_id: str) -> Standing:
+        """See ``Fence.standing``."""
+        return self._asked.standing(stream_id)
+
+    async def superseded_at(self, stream_id: str, token: int) -> float | None:
+        """See ``Fence.superseded_at``."""
+        return await self._asked.superseded_at(stream_id, token)
 
 
 @asynccontextmanager
-async def open_streams(settings: Settings, tools: StreamTools) -> AsyncIterator[Cameras]:
-    """Every stream that should run, running, until the block ends.
+async def open_streams(settings: Settings, tools: StreamTools, replica: Replica = ALONE) -> AsyncIterator[Cameras]:
+    """Every stream that should run here, running, until the block ends.
 
     Raises ConfigurationError when the journal or its key cannot be used.
     """
     chosen = settings.streams
     async with AsyncExitStack() as stack:
-        journal = await _open_journal(settings, tools)
-        stack.push_async_callback(journal.close)
+        fence = _Fence()
+        journal, shared = await _open_journal(settings, tools, fence, stack)
         policy = StrangerPolicy(capacity=chosen.max_strangers, retention_days=chosen.stranger_days)
         strangers = StrangerBook(tools.gallery, tools.recognition, tools.codec, tools.clock, policy)
         live = LiveEvents(journal)
@@ -93,20 +124,36 @@ async def open_streams(settings: Settings, tools: StreamTools) -> AsyncIterator[
         def tell(events: Sequence[Event]) -> None:
             for event in events:
                 tools.metrics.event(event.kind.value)
-            live.tell(events)
+            # Where replicas share a journal, listeners are told by it, of all events in their order.
+            if shared is None:
+                live.tell(events)
 
         bus = EventBus(journal, opener.open, tools.clock, DeliveryOptions(), tell=tell, count=tools.metrics.delivery)
         stack.push_async_callback(bus.close)
-        runner = Supervisor(_parts(settings, tools, journal, strangers, bus), tools.clock, _supervisor_options(settings))
-        stack.push_async_callback(runner.close)
-        streams = Streams(journal, runner, bus, tools.clock, _checks(settings, tools, opener), max_streams=chosen.max_streams)
+        supervisor = Supervisor(_parts(settings, tools, journal, strangers, bus), tools.clock, _supervisor_options(settings))
+        checks = _checks(settings, tools, opener)
+        streams: Streams
+        if shared is None or tools.redis is None:
+            stack.push_async_callback(supervisor.close)
+            streams = Streams(journal, supervisor, bus, tools.clock, checks, max_streams=chosen.max_streams)
+        else:
+            views = HttpPeerViews()
+            stack.push_async_callback(views.close)
+            tenancy = TenancyOptions(replica.name, replica.url, chosen.max_streams if replica.runs_streams else 0)
+            owned = OwnedStreams(supervisor, RedisOwnership(tools.redis, tools.clock), tools.clock, tenancy, views=views)
+            stack.push_async_callback(owned.close)
+            fence.ask(owned)
+            streams = SharedStreams(journal, owned, bus, tools.clock, checks, announce=owned.announce, max_streams=chosen.max_streams)
+            stack.push_async_callback(_cancel, asyncio.create_task(_follow(shared, live), name="events of all replicas"))
+            stack.push_async_callback(_cancel, asyncio.create_task(owned.run(streams.refresh), name="streams of all replicas"))
         stack.push_async_callback(_cancel, asyncio.create_task(bus.run(), name="deliveries"))
         stack.push_async_callback(_cancel, asyncio.create_task(_tidy(journal, strangers, tools.clock), name="retention"))
         await streams.resume()
         yield Cameras(streams, journal, strangers, bus, live, callbacks, tools.clock)
 
 
-async def _open_journal(settings: Settings, tools: StreamTools) -> SqliteJournal:
+async def _open_journal(settings: Settings, tools: StreamTools, fence: Fence, stack: AsyncExitStack) -> tuple[Journal, RedisJournal | None]:
+    """The journal, and the one that replicas share behind it where they do."""
     chosen = settings.streams
     key = chosen.secret_key.get_secret_value()
     if key:
@@ -120,7 +167,22 @@ async def _open_journal(settings: Settings, tools: StreamTools) -> SqliteJournal
         max_picture_bytes=chosen.max_picture_bytes,
         max_pending_per_lane=chosen.max_pending,
     )
-    return await SqliteJournal.open(settings.journal_file, tools.clock, sealer, options)
+    if tools.redis is None:
+        alone = await SqliteJournal.open(settings.journal_file, tools.clock, sealer, options)
+        stack.push_async_callback(alone.close)
+        return alone, None
+    shared = await RedisJournal.open(tools.redis, tools.clock, sealer, options, tools.workers)
+    stack.push_async_callback(shared.close)
+    bounds = SpoolBounds(settings.state.spool_bytes)
+    spooling = await SpoolingJournal.open(shared, settings.spool_folder, tools.clock, sealer, bounds, fence=fence)
+    stack.push_async_callback(spooling.close)
+    return spooling, shared
+
+
+async def _follow(journal: RedisJournal, live: LiveEvents) -> None:
+    """Tell listeners what happens on any replica."""
+    async for events in journal.follow():
+        live.tell(events)
 
 
 def _parts(settings: Settings, tools: StreamTools, journal: Journal, strangers: StrangerBook, bus: EventBus) -> StreamParts:

@@ -87,6 +87,38 @@ class TritonSettings(_Section):
         return value
 
 
+class StateSettings(_Section):
+    """Where galleries, streams, events and keys are kept: in the data folder, or in a Redis that several replicas share."""
+
+    redis_url: SecretStr = Field(
+        SecretStr(""),
+        description=(
+            "`redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://` address, with user and password; "
+            "empty: SQLite in the data folder."
+        ),
+    )
+    namespace: str = Field(
+        "main",
+        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+        description="Keeps several services apart in one Redis; the same for all replicas of one.",
+    )
+    ca_file: Path | None = Field(None, description="Certificates in PEM that a Redis with TLS is verified by, instead of the usual ones.")
+    wait_replicas: int = Field(
+        0, ge=0, le=16, description="So many replicas of Redis must have a write before it is acknowledged (not with a Cluster)."
+    )
+    replica_url: str = Field(
+        "", description="Address under which the other replicas reach this one, for pictures of its streams; empty: they cannot."
+    )
+    spool_bytes: int = Field(
+        256 * 1024**2, ge=1024**2, description="Most bytes of events that wait in the data folder while Redis is away; the oldest go first."
+    )
+
+    @property
+    def shared(self) -> bool:
+        """Whether state is kept in a Redis."""
+        return bool(self.redis_url.get_secret_value())
+
+
 class ModelSettings(_Section):
     """Which networks find and embed faces."""
 
@@ -236,6 +268,7 @@ class Settings(BaseSettings):
 
     inference: InferenceSettings = InferenceSettings()
     triton: TritonSettings = TritonSettings()
+    state: StateSettings = StateSettings()
     models: ModelSettings = ModelSettings()
     images: ImageSettings = ImageSettings()
     fetch: FetchSettings = FetchSettings()
@@ -258,6 +291,11 @@ class Settings(BaseSettings):
     def gallery_file(self) -> Path:
         """The SQLite file of collections and templates."""
         return self.data / "gallery.sqlite"
+
+    @property
+    def spool_folder(self) -> Path:
+        """Where events wait while Redis is away."""
+        return self.data / "spool"
 
     @property
     def keys_file(self) -> Path:

@@ -18,9 +18,11 @@ from fastapi import FastAPI
 
 from face_server.api.services import ModelInfo, Services
 from face_server.app import create_app
+from face_server.app_state import Replica
+from face_server.app_streams import LOOPBACK
 from face_server.commands.options import Data, load_settings
 from face_server.commands.terminal import out, print_json
-from face_server.commands.worker_processes import MAX_WORKERS, Place, Replica, WorkerProcesses, check_workers, replica_of, report_ready
+from face_server.commands.worker_processes import MAX_WORKERS, Place, WorkerProcesses, check_workers, replica_of, report_ready
 from face_server.errors import ConfigurationError
 from face_server.memory import return_large_blocks
 from face_server.settings import Settings
@@ -71,7 +73,7 @@ def serve(
     place = Place.parse(as_worker) if as_worker is not None else None
     settings = load_settings(host=host, port=port, data=data, allow_anonymous=allow_anonymous or None)
     settings = settings.for_cameras(tuple(media or ()), allow_devices=allow_devices)
-    check_workers(workers, runs_streams=not no_streams, shared=shares_state(settings) or place is not None)
+    check_workers(workers, runs_streams=not no_streams, shared=settings.state.shared)
     configure_logging(settings.log_level, settings.log_format)
     return_large_blocks()
     # uvicorn takes these over while it serves, shuts down in order, and hands the signal on.
@@ -93,12 +95,6 @@ def serve(
         _serve_here(settings, [listener, own], place, runs_streams=not no_streams)
 
 
-def shares_state(settings: Settings) -> bool:
-    """Whether other processes may share what this one keeps: only in a Redis."""
-    del settings
-    return False
-
-
 def _worker_line(settings: Settings, port: int, options: Sequence[str], place: Place) -> list[str]:
     """The command line of a worker: the parent's own options, and its place. All else it reads from the environment, as the parent did."""
     common = ["--host", settings.host, "--port", str(port), "--data", str(settings.data)]
@@ -108,12 +104,17 @@ def _worker_line(settings: Settings, port: int, options: Sequence[str], place: P
 def _serve_here(settings: Settings, listeners: Sequence[socket.socket], place: Place | None, *, runs_streams: bool) -> None:
     """Serve in this process."""
     ports = [listener.getsockname()[1] for listener in listeners]
-    replica = replica_of(place, port=ports[0], own_port=ports[-1], url="", runs_streams=runs_streams)
+    replica = replica_of(place, port=ports[0], own_port=ports[-1], url=_own_url(settings, ports[0]), runs_streams=runs_streams)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
-    app = create_app(settings)
+    app = create_app(settings, replica)
     server = _Server(_server_config(app, settings), app)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(_serve(app, server, listeners, settings, place, replica))
+
+
+def _own_url(settings: Settings, port: int) -> str:
+    """Where other replicas reach this machine: as the operator says, or on this machine only where nobody else can."""
+    return settings.state.replica_url or (f"http://127.0.0.1:{port}" if settings.host in LOOPBACK else "")
 
 
 class _Server(uvicorn.Server):

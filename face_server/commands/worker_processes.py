@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from face_server.app_state import Replica
 from face_server.errors import ConfigurationError
 
 MAX_WORKERS = 64
@@ -62,15 +63,6 @@ class Place:
             return socket.socket(fileno=self.listener)
         except OSError as error:
             raise _not_ours() from error
-
-
-@dataclass(frozen=True, slots=True)
-class Replica:
-    """What a server process is among others: its name, where they reach it (empty: nowhere), and whether it runs streams."""
-
-    name: str
-    url: str = ""
-    runs_streams: bool = True
 
 
 def check_workers(count: int, *, runs_streams: bool, shared: bool) -> None:

@@ -15,6 +15,7 @@ from face_server.api.rendering import json_reply
 from face_server.api.schemas.system import Alive, Check, DefaultsBody, Info, Limits, ModelBody, Readiness
 from face_server.api.security import READ
 from face_server.api.services import Cameras, ModelInfo, Services
+from face_server.domain.ports import Gallery
 from face_server.domain.streams import StreamState
 from face_server.errors import FaceServerError
 from face_server.telemetry import Metrics
@@ -39,7 +40,7 @@ async def readyz(services: ServicesDep, cameras: CamerasDep) -> Response:
     """Check that the models would run and that gallery and journal answer. Needs no key."""
     checks = [
         *[await _network_ready(role, model, services) for role, model in services.needed.items()],
-        await _store_ready("gallery", services.gallery.collections()),
+        await _gallery_ready(services.gallery),
         await _store_ready("journal", cameras.journal.lanes()),
     ]
     ready = all(check.ready for check in checks)
@@ -106,6 +107,15 @@ def _model(model: ModelInfo) -> ModelBody:
 async def _network_ready(name: str, network: str, services: Services) -> Check:
     ready = await services.backend.ready(network)
     return Check(name=name, ready=ready, reason="" if ready else f"the backend cannot run {network!r} now")
+
+
+async def _gallery_ready(gallery: Gallery) -> Check:
+    """Ready with a copy that is old: it is searched, and the answers say since when they are."""
+    fresh = gallery.freshness
+    if fresh.current or fresh.stale_since is None:
+        check = await _store_ready("gallery", gallery.collections())
+        return check if fresh.current else Check(name="gallery", ready=False, reason=fresh.reason or check.reason)
+    return Check(name="gallery", ready=True, reason=fresh.reason)
 
 
 async def _store_ready(name: str, question: Awaitable[object]) -> Check:
