@@ -146,6 +146,12 @@ class Metrics:
         )
         self._worst_lag_s = 0.0
         self._gallery = Gauge("face_server_gallery_size", "What is stored.", ["kind"], registry=self.registry)
+        self._stale = Gauge(
+            "face_server_gallery_stale_seconds",
+            "For how long searches have been answered from an old copy; 0 while it is current.",
+            registry=self.registry,
+        )
+        self._spooled = Gauge("face_server_spooled_events", "Events that wait on this disk for the journal.", registry=self.registry)
         self._streams = Gauge("face_server_streams", "Registered streams, by state.", ["state"], registry=self.registry)
         self._frames = Gauge(
             "face_server_stream_frames", "Frames of the streams that are registered now, by outcome.", ["outcome"], registry=self.registry
@@ -190,6 +196,14 @@ class Metrics:
         """Report what is stored."""
         for kind, count in (("collections", collections), ("identities", identities), ("templates", templates)):
             self._gallery.labels(kind).set(count)
+
+    def stale(self, seconds: float) -> None:
+        """Report how old the copy of the gallery may be."""
+        self._stale.set(seconds)
+
+    def spooled(self, events: int) -> None:
+        """Report how many events wait on this disk."""
+        self._spooled.set(events)
 
     def streams(self, states: Mapping[str, int], frames: Mapping[str, int]) -> None:
         """Report how many streams are in each state, and what became of their frames."""

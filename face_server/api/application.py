@@ -27,6 +27,9 @@ from face_server.api.middleware.admission import Admission, House, Turn
 from face_server.api.middleware.bodies import Bodies, BodyLimits, Cancellation
 from face_server.api.middleware.observation import Observation
 from face_server.api.middleware.origins import Origins
+from face_server.api.middleware.peers import CallerFields
+from face_server.api.middleware.staleness import HEADER as STALE_SINCE
+from face_server.api.middleware.staleness import Staleness
 from face_server.api.routers import (
     analysis,
     collections,
@@ -164,7 +167,7 @@ def _middleware(options: ApiOptions, metrics: Metrics) -> list[Middleware]:
                 allow_origins=list(options.cors_origins),
                 allow_methods=["*"],
                 allow_headers=["*"],
-                expose_headers=["x-request-id", "retry-after"],
+                expose_headers=["x-request-id", "retry-after", STALE_SINCE],
             )
         ]
         if options.cors_origins
@@ -173,6 +176,8 @@ def _middleware(options: ApiOptions, metrics: Metrics) -> list[Middleware]:
     return [
         *cors,
         Middleware(Observation, metrics=metrics),
+        Middleware(Staleness),
+        Middleware(CallerFields),
         Middleware(Origins, cors_origins=options.cors_origins, hosts=options.hosts),
         Middleware(House, admission=admission),
         Middleware(Bodies, limits=bodies),

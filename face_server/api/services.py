@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from face_server.domain.access import KeyRing
@@ -85,7 +85,7 @@ class Cameras:
     """The collaborators that only a running server has: its streams, and what they report.
 
     ``events`` delivers to sinks, ``live`` to whoever listens; ``callbacks`` tells of faces that the
-    face server's API added.
+    face server's API added. ``spooled`` says how many events wait on this disk for the journal.
     """
 
     streams: Streams
@@ -95,6 +95,7 @@ class Cameras:
     live: LiveEvents
     callbacks: FaceCallbacks
     clock: Clock
+    spooled: Callable[[], int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,9 @@ async def readyz(services: ServicesDep, cameras: CamerasDep) -> Response:
 async def prometheus(services: ServicesDep, cameras: CamerasDep, metrics: MetricsDep) -> Response:
     """Requests, inferences, batches, queues, streams, deliveries and gallery sizes. Needs the role read where keys are on."""
     _report_streams(cameras, metrics)
+    fresh = services.gallery.freshness
+    metrics.stale(0.0 if fresh.current else services.clock.now() - (fresh.stale_since or 0.0))
+    metrics.spooled(cameras.spooled())
     collections = await services.gallery.collections()
     metrics.gallery(
         collections=len(collections),
