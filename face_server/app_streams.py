@@ -149,7 +149,7 @@ async def open_streams(settings: Settings, tools: StreamTools, replica: Replica 
         stack.push_async_callback(_cancel, asyncio.create_task(bus.run(), name="deliveries"))
         stack.push_async_callback(_cancel, asyncio.create_task(_tidy(journal, strangers, tools.clock), name="retention"))
         await streams.resume()
-        spooled = (lambda: journal.status.events) if isinstance(journal, SpoolingJournal) else (lambda: 0)
+        spooled = (lambda: journal.status.events) if isinstance(journal, SpoolingJournal) else None
         yield Cameras(streams, journal, strangers, bus, live, callbacks, tools.clock, spooled)
 
 

@@ -85,7 +85,8 @@ class Cameras:
     """The collaborators that only a running server has: its streams, and what they report.
 
     ``events`` delivers to sinks, ``live`` to whoever listens; ``callbacks`` tells of faces that the
-    face server's API added. ``spooled`` says how many events wait on this disk for the journal.
+    face server's API added. ``spooled`` says how many events wait on this disk for the journal;
+    None where none ever do.
     """
 
     streams: Streams
@@ -95,7 +96,7 @@ class Cameras:
     live: LiveEvents
     callbacks: FaceCallbacks
     clock: Clock
-    spooled: Callable[[], int]
+    spooled: Callable[[], int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

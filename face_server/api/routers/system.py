@@ -41,7 +41,7 @@ async def readyz(services: ServicesDep, cameras: CamerasDep) -> Response:
     checks = [
         *[await _network_ready(role, model, services) for role, model in services.needed.items()],
         await _gallery_ready(services.gallery),
-        await _store_ready("journal", cameras.journal.lanes()),
+        await _journal_ready(cameras),
     ]
     ready = all(check.ready for check in checks)
     return json_reply(Readiness(ready=ready, checks=checks).model_dump(), 200 if ready else 503)
@@ -60,7 +60,7 @@ async def prometheus(services: ServicesDep, cameras: CamerasDep, metrics: Metric
     _report_streams(cameras, metrics)
     fresh = services.gallery.freshness
     metrics.stale(0.0 if fresh.current else services.clock.now() - (fresh.stale_since or 0.0))
-    metrics.spooled(cameras.spooled())
+    metrics.spooled(cameras.spooled() if cameras.spooled else 0)
     collections = await services.gallery.collections()
     metrics.gallery(
         collections=len(collections),
@@ -119,6 +119,12 @@ async def _gallery_ready(gallery: Gallery) -> Check:
         check = await _store_ready("gallery", gallery.collections())
         return check if fresh.current else Check(name="gallery", ready=False, reason=fresh.reason or check.reason)
     return Check(name="gallery", ready=True, reason=fresh.reason)
+
+
+async def _journal_ready(cameras: Cameras) -> Check:
+    """Ready without the journal where events wait for it on this disk: searches and cameras go on."""
+    check = await _store_ready("journal", cameras.journal.lanes())
+    return check if cameras.spooled is None else Check(name=check.name, ready=True, reason=check.reason)
 
 
 async def _store_ready(name: str, question: Awaitable[object]) -> Check:

@@ -16,7 +16,7 @@ class Check(BaseModel):
 
     name: str = Field(examples=["detector"])
     ready: bool
-    reason: str = Field(description="Why it is not ready; empty when it is.")
+    reason: str = Field(description="Why it is not ready, or goes on without something that is away; empty when all is well.")
 
 
 class Readiness(BaseModel):
