@@ -133,8 +133,8 @@ async def test_three_replicas_take_over_from_each_other(tmp_path: Path) -> None:
 
             def took() -> list[float]:
                 """For each that was killed, after how many seconds another delivered for it."""
-                after = {stream: at - killed[stream] for at, by, stream, _ in reversed(arrivals(path)) if stream in killed and by != stream}
-                return [one for one in after.values() if one > 0]
+                late = [(at - killed[stream], stream) for at, by, stream, _ in arrivals(path) if stream in killed and by != stream]
+                return list({stream: after for after, stream in reversed(late) if after > 0}.values())
 
             await until(lambda: len(took()) == 2, 12)
             await replicas[0].start(shared, path, 0.0)
