@@ -104,7 +104,7 @@ class SentinelSite:
 
     SERVICE = "faces"
 
-    def __init__(self, folder: Path, down_after_ms: int = 500) -> None:
+    def __init__(self, folder: Path, down_after_ms: int = 1_000) -> None:
         self._folder = folder
         self._down_after_ms = down_after_ms
         self.servers: list[RedisServer] = []
@@ -141,7 +141,7 @@ class SentinelSite:
             ]
             lines += [
                 f"sentinel down-after-milliseconds {self.SERVICE} {self._down_after_ms}",
-                f"sentinel failover-timeout {self.SERVICE} 3000",
+                f"sentinel failover-timeout {self.SERVICE} 10000",
             ]
             config.write_text("\n".join([*lines, ""]))
             line = [PROGRAM, str(config), "--sentinel"]

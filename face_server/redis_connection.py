@@ -223,8 +223,13 @@ class Connection:
     @asynccontextmanager
     async def errors(self, what: str, *, at_start: bool = False) -> AsyncIterator[None]:
         """Translate errors of Redis in the block; ``what`` is the key or the thing that it is about."""
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
         with self.blocking_errors(what, at_start=at_start):
             yield
+        # The library sends through wait_for, which before Python 3.12 loses a cancellation that comes at the wrong moment.
+        if task is not None and task.cancelling() > cancelled:
+            raise asyncio.CancelledError
 
     @contextmanager
     def blocking_errors(self, what: str, *, at_start: bool = False) -> Iterator[None]:

@@ -158,6 +158,7 @@ class TestReplicas:
         await second._follower.catch_up()
         second._follower.copy("all").template_ids.clear()
         await first.apply("all", [*person("bob", 3), MergeIdentities("ada", "bob")])
+        await asyncio.sleep(0.3)
         await until(lambda: named(second, 3))
         assert await second.index_differences() == 0
 
