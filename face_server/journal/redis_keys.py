@@ -96,9 +96,10 @@ class RedisKeyRing(StoredKeyRing):
         if self._looking is None and now - self._tried_at >= FRESH_S:
             self._tried_at = now
             self._looking = asyncio.create_task(self._look_once(), name="look at API keys")
-        if self._looking is not None and self._failure is None:
-            await asyncio.wait({self._looking}, timeout=_PATIENCE_S)
-        if self._failure is not None and now - self._checked_at >= STALE_S:
+        stale = now - self._checked_at >= STALE_S
+        if self._looking is not None and (stale or self._failure is None):
+            await asyncio.wait({self._looking}, timeout=None if stale else _PATIENCE_S)
+        if self._failure is not None and stale:
             raise self._failure
 
     async def _look_once(self) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -81,7 +81,9 @@ class Scripts:
 
     async def command(self, what: str, *words: Argument) -> Any:
         """One command that only reads; ``what`` it is about is named in errors."""
-        return await self._guarded(what, lambda: self.connection.client.execute_command(*_encoded(words)))
+        # A Cluster finds the node by the command's name, as text.
+        name, *rest = words
+        return await self._guarded(what, lambda: self.connection.client.execute_command(str(name), *_encoded(rest)))
 
     async def read(self, script: str, *arguments: Argument) -> Any:
         """Run a script that changes nothing."""
@@ -169,7 +171,7 @@ class Scripts:
         return result
 
 
-def _encoded(arguments: tuple[Argument, ...]) -> list[bytes]:
+def _encoded(arguments: Sequence[Argument]) -> list[bytes]:
     try:
         return [one if isinstance(one, bytes) else str(one).encode() for one in arguments]
     except UnicodeEncodeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import sys
@@ -10,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from face_server.errors import Unavailable
 from face_server.journal.redis import RedisJournal
 from tests.journal.redis_parts import Site, site
 from tests.sinks.receivers import until
@@ -84,7 +86,16 @@ async def check(journal: RedisJournal, replicas: list[Replica], path: Path, most
 
 async def delivered(shared: Site, replicas: list[Replica]) -> RedisJournal:
     """A journal in which nothing waits any more."""
-    journal = await shared.replica()
+    opened: list[RedisJournal] = []
+
+    async def open_once() -> bool:
+        # A Redis that was killed a moment ago may still be loading.
+        with contextlib.suppress(Unavailable):
+            opened.append(await shared.replica())
+        return bool(opened)
+
+    await until(open_once)
+    journal = opened[0]
     for replica in replicas:
         if replica.process is not None and replica.process.returncode is None:
             replica.be_quiet()

@@ -99,5 +99,11 @@ if done == 1 then
       close_lane(lane, entry[1])
     end
   end
+  -- Replicas that vanished leave their names behind.
+  for _, fields in ipairs(redis.call('XINFO', 'CONSUMERS', key('lanes'), 'senders')) do
+    if value_of(fields, 'pending') == 0 and value_of(fields, 'idle') > 86400000 then
+      redis.call('XGROUP', 'DELCONSUMER', key('lanes'), 'senders', value_of(fields, 'name'))
+    end
+  end
 end
 return { erased, undelivered, turn, from, done }
