@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from face_server.domain.access import ApiKey, Role
 from face_server.domain.ports import Clock
-from face_server.errors import InputTooLarge, InvalidInput, NotFound, Unavailable
+from face_server.errors import Conflict, InputTooLarge, InvalidInput, NotFound, Unavailable
 
 MAX_KEYS = 1_000
 
@@ -58,6 +58,32 @@ class StoredKeyRing(ABC):
         self._unsaved: dict[str, float] = {}
         self._refreshing = asyncio.Lock()
         self._closed = False
+
+    @property
+    def damage(self) -> list[str]:
+        """What was passed over because it cannot be read, a sentence each."""
+        return []
+
+    async def stored(self) -> list[StoredKey]:
+        """All keys with the digests of their secrets, by id; for another ring to adopt."""
+        await self._refresh()
+        return [self._stored[key_id] for key_id in sorted(self._stored)]
+
+    async def adopt(self, one: StoredKey) -> None:
+        """Keep a key of another ring, with its digest and last use. One that is here already stays as it is.
+
+        Raises Conflict where its id is another key's, InputTooLarge beyond 1,000 keys.
+        """
+        await self._refresh()
+        known = self._stored.get(one.key.id)
+        if known is not None and known.digest != one.digest:
+            raise Conflict(f"there is another API key with the id {one.key.id}", field="key_id")
+        async with self._refreshing:
+            if known is None:
+                await self._insert(one)
+            if one.key.last_used_at is not None:
+                self._unsaved[one.key.id] = one.key.last_used_at
+            await self._look(anew=True)
 
     @abstractmethod
     async def _insert(self, stored: StoredKey) -> None:

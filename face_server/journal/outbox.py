@@ -20,16 +20,16 @@ def lanes(connection: sqlite3.Connection) -> list[Lane]:
     return [Lane(*row) for row in connection.execute("SELECT stream_id, sink_key FROM lanes WHERE pending > 0 ORDER BY key")]
 
 
-def pending(connection: sqlite3.Connection, lane: Lane, limit: int) -> list[Delivery]:
-    """The oldest deliveries of a lane, in order."""
+def pending(connection: sqlite3.Connection, lane: Lane, after: int, limit: int) -> list[Delivery]:
+    """The oldest deliveries of a lane with id > ``after``, in order."""
     rows = connection.execute(
         """
         SELECT d.id, d.attempts, d.queued_at, d.last_error, e.body, e.cursor
         FROM deliveries d JOIN events e ON e.cursor = d.cursor
-        WHERE d.lane_key = (SELECT key FROM lanes WHERE stream_id = ? AND sink_key = ?)
+        WHERE d.lane_key = (SELECT key FROM lanes WHERE stream_id = ? AND sink_key = ?) AND d.id > ?
         ORDER BY d.id LIMIT ?
         """,
-        (lane.stream_id, lane.sink_key, limit),
+        (lane.stream_id, lane.sink_key, after, limit),
     )
     return [Delivery(row[0], lane, read_event(row[4], row[5]), *row[1:4]) for row in rows]
 

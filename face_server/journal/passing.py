@@ -72,9 +72,9 @@ class PassingJournal:
         """See ``Journal.release``."""
         return await self._inner.release(lane)
 
-    async def pending(self, lane: Lane, *, limit: int = 16) -> list[Delivery]:
+    async def pending(self, lane: Lane, *, after: int = 0, limit: int = 16) -> list[Delivery]:
         """See ``Journal.pending``."""
-        return await self._inner.pending(lane, limit=limit)
+        return await self._inner.pending(lane, after=after, limit=limit)
 
     async def delivered(self, delivery_id: int) -> None:
         """See ``Journal.delivered``."""

@@ -76,6 +76,11 @@ class RedisJournal:
         """A sentence about what Redis lost (emptied, put back to an older state) since this process began; empty if nothing."""
         return self._session.problem
 
+    @property
+    def damage(self) -> list[str]:
+        """What was passed over since this process began because it cannot be read, a sentence each; at most a thousand."""
+        return self._session.damage
+
     async def streams(self) -> list[StreamSpec]:
         """All stream specs, in the order in which they were added; those that cannot be read are passed over."""
         _, *rows = await self._session.read("specs")
@@ -139,9 +144,9 @@ class RedisJournal:
         """Own a lane no longer, now that it is empty. False if something waits in it again: then it stays one's own."""
         return await self._outbox.claims.release(lane)
 
-    async def pending(self, lane: Lane, *, limit: int = 16) -> list[Delivery]:
-        """The oldest deliveries of a lane, in order."""
-        return await self._outbox.pending(lane, limit)
+    async def pending(self, lane: Lane, *, after: int = 0, limit: int = 16) -> list[Delivery]:
+        """The oldest deliveries of a lane with id > ``after``, in order."""
+        return await self._outbox.pending(lane, after, limit)
 
     async def delivered(self, delivery_id: int) -> None:
         """Take a delivery out of the outbox. NotFound also when its lane has another owner now."""

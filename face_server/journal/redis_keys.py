@@ -54,6 +54,11 @@ class RedisKeyRing(StoredKeyRing):
         await ring._refresh()
         return ring
 
+    @property
+    def damage(self) -> list[str]:
+        """What was passed over because it cannot be read, a sentence each."""
+        return [self._damaged(name) for name in sorted(self._told)]
+
     async def _insert(self, stored: StoredKey) -> None:
         key = asdict(stored.key)
         del key["last_used_at"]
@@ -130,5 +135,8 @@ class RedisKeyRing(StoredKeyRing):
             name = key_id.decode("utf-8", "replace")
             if name not in self._told:
                 self._told.add(name)
-                _log.error("the key %s is damaged: its field %r holds no readable API key", self._scripts.key("keys"), name)
+                _log.error("%s", self._damaged(name))
             return None
+
+    def _damaged(self, name: str) -> str:
+        return f"the key {self._scripts.key('keys')} is damaged: its field {name!r} holds no readable API key"

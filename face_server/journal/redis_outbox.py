@@ -33,11 +33,11 @@ class RedisOutbox:
         found = await self._session.read("lanes", self._owner if free else "", self.claims.lease_ms)
         return [lane_of(name) for name in found]
 
-    async def pending(self, lane: Lane, limit: int) -> list[Delivery]:
-        """The oldest deliveries of a lane; those whose event cannot be read become dead letters."""
+    async def pending(self, lane: Lane, after: int, limit: int) -> list[Delivery]:
+        """The oldest deliveries of a lane with id > ``after``; those whose event cannot be read become dead letters."""
         check_limit(limit)
         found: list[Delivery] = []
-        last = b"0"
+        last: bytes | int = max(0, whole(after))
         while rows := await self._session.read("pending", lane_name(lane), last, limit - len(found)):
             last = rows[-1][0]
             for number, cursor, queued_at, tries, value in rows:

@@ -42,6 +42,11 @@ class Session:
         """The id of the journal that was found last."""
         return self._id
 
+    @property
+    def damage(self) -> list[str]:
+        """What was passed over because it cannot be read, a sentence each; at most a thousand."""
+        return sorted(self._told)
+
     async def find(self) -> None:
         """Find the journal, or begin a new one.
 

@@ -155,10 +155,10 @@ class SqliteJournal:
         """Always: nothing was taken."""
         return True
 
-    async def pending(self, lane: Lane, *, limit: int = 16) -> list[Delivery]:
-        """The oldest deliveries of a lane, in order."""
+    async def pending(self, lane: Lane, *, after: int = 0, limit: int = 16) -> list[Delivery]:
+        """The oldest deliveries of a lane with id > ``after``, in order."""
         check_limit(limit)
-        return await self._read(lambda connection: outbox.pending(connection, lane, limit))
+        return await self._read(lambda connection: outbox.pending(connection, lane, after, limit))
 
     async def delivered(self, delivery_id: int) -> None:
         """Take a delivery out of the outbox."""

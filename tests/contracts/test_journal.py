@@ -244,6 +244,32 @@ class TestEvents:
             assert await journal.events(where=where) == expected, where
             assert await journal.events(where=where, before=stored[-1].cursor + 1) == expected[::-1], where
 
+    async def test_rare_events_are_found_among_many(self, journal: Journal) -> None:
+        """Far apart, of several streams, with times ahead of the clock and behind it, page by page in both directions."""
+        stored: list[Event] = []
+        for start in range(0, 2_500, 500):
+            made = []
+            for number in range(start, start + 500):
+                rare = number % 400 == 7
+                at = NOW + number + (5 * DAY if number % 800 == 7 else 0)
+                made.append(event(f"e{number}", ("attic" if number % 800 else "yard") if rare else "door", BOB if rare else ANN, at=at))
+            stored += await journal.append(made, [], {})
+        for where in (
+            EventFilter(("attic", "yard")),
+            EventFilter(identity_id="bob"),
+            EventFilter(since=NOW + 3 * DAY),
+            EventFilter(("attic", "door"), identity_id="bob", since=NOW + 100, until=NOW + 3 * DAY),
+            EventFilter(until=NOW + 3),
+        ):
+            expected = [one for one in stored if where.admits(one)]
+            assert expected
+            assert await journal.events(where=where) == expected, where
+            assert await journal.events(where=where, before=2**62) == expected[::-1], where
+            paged: list[Event] = []
+            while page := await journal.events(where=where, after=paged[-1].cursor if paged else 0, limit=2):
+                paged += page
+            assert paged == expected
+
     @pytest.mark.parametrize("limit", [0, -1, 1_001])
     async def test_pages_are_bounded(self, journal: Journal, limit: int) -> None:
         """A limit outside 1 to 1,000 is refused, wherever it is given."""
@@ -538,6 +564,16 @@ class TestPrune:
         assert await journal.prune() == 2
         assert await journal.dead_letters() == []
         assert await journal.lanes() == []
+        await journal.close()
+
+    async def test_events_whose_pictures_were_never_there_go(self, open_journal: Open, clock: FakeClock) -> None:
+        """Like all others, and what others need stays."""
+        journal = await open_journal(retention_days=1)
+        await journal.append([event("e1", picture="none", frame_picture="p")], [Picture("p", b"jpeg")], {})
+        await journal.append([event("e2", at=NOW + DAY, picture="none", frame_picture="p")], [], {})
+        await clock.advance(1.5 * DAY)
+        assert await journal.prune() == 1
+        assert await journal.picture("p") == b"jpeg"
         await journal.close()
 
     async def test_retention_0_keeps_for_ever(self, open_journal: Open, clock: FakeClock) -> None:

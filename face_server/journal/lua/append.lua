@@ -61,7 +61,16 @@ for place, event in ipairs(document.events) do
       end
       table.insert(lanes[lane], cursor)
     end
-    table.insert(stored, { cursor, '' })
+    table.insert(stored, { cursor, '', tonumber(at) })
+  end
+end
+-- How far times of events are ahead of their cursors, and behind: a reader who wants a time knows where to begin.
+for _, event in ipairs(stored) do
+  local ahead = event[3] and event[3] * 1000 - tonumber(event[1])
+  if ahead and ahead > tonumber(redis.call('HGET', key('counters'), 'ahead') or '0') then
+    redis.call('HSET', key('counters'), 'ahead', text(math.ceil(ahead)))
+  elseif ahead and -ahead > tonumber(redis.call('HGET', key('counters'), 'behind') or '0') then
+    redis.call('HSET', key('counters'), 'behind', text(math.ceil(-ahead)))
   end
 end
 local erased = 0
@@ -73,4 +82,7 @@ if newest then
 end
 local totals = { redis.call('ZCARD', key('log')), tonumber(redis.call('HGET', key('counters'), 'picture_bytes') or '0') }
 local behind = tonumber(before) < tonumber(ARGV[2]) and 1 or 0
+for _, event in ipairs(stored) do
+  event[3] = nil
+end
 return { behind, erased, totals[1], totals[2], stored }

@@ -18,6 +18,14 @@ for number, names in ipairs(groups) do
     base, shortest, taken = names[1], length, number
   end
 end
+if since ~= '' then
+  local ahead = tonumber(redis.call('HGET', key('counters'), 'ahead') or '0')
+  after = text(math.max(tonumber(after), math.floor(since * 1000 - ahead) - 1))
+end
+if till ~= '' then
+  local behind = tonumber(redis.call('HGET', key('counters'), 'behind') or '0')
+  before = text(math.min(before == '' and math.huge or tonumber(before), math.ceil(till * 1000 + behind) + 1))
+end
 local low, high = '(' .. after, before == '' and '+inf' or '(' .. before
 local found
 if order == 'ASC' then

@@ -23,7 +23,8 @@ local function erase(cursor)
   for _, picture in ipairs(type(head.pictures) == 'table' and head.pictures or {}) do
     if redis.call('HINCRBY', key('picture_uses'), picture, -1) <= 0 then
       redis.call('HDEL', key('picture_uses'), picture)
-      redis.call('HINCRBY', key('counters'), 'picture_bytes', -redis.call('STRLEN', key('picture:' .. picture)))
+      local size = redis.call('STRLEN', key('picture:' .. picture))
+      redis.call('HINCRBY', key('counters'), 'picture_bytes', text(0 - size))
       redis.call('DEL', key('picture:' .. picture))
     end
   end
