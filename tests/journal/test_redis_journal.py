@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -227,6 +228,19 @@ class TestFollowing:
         await asyncio.wait_for(anext(changes), 5)
         assert await two.streams() == []
         await changes.aclose()
+
+
+async def test_times_ahead_of_the_clock_are_found(shared: Site) -> None:
+    """A camera's clock may be wrong by days, both ways; where to look for a time follows what was stored."""
+    journal, now = await shared.replica(), time.time()
+    stored = []
+    for number, days in enumerate((0, 3, -2, 0, 1, -7)):
+        stored += await journal.append([event(f"e{number}", at=now + days * 86_400 + number)], [], {})
+    for low, high in itertools.product((None, *range(-8, 5)), repeat=2):
+        since, until_ = (None if days is None else now + (days - 0.5) * 86_400 for days in (low, high))
+        where = EventFilter(since=since, until=until_)
+        assert await journal.events(where=where) == [one for one in stored if where.admits(one)]
+        assert await journal.events(where=where, before=2**60) == [one for one in stored if where.admits(one)][::-1]
 
 
 class TestLoss:
