@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 from urllib.parse import quote
 
 from face_server.api.services import Cameras
@@ -133,6 +134,7 @@ async def open_streams(settings: Settings, tools: StreamTools, replica: Replica 
         supervisor = Supervisor(_parts(settings, tools, journal, strangers, bus), tools.clock, _supervisor_options(settings))
         checks = _checks(settings, tools, opener)
         streams: Streams
+        keeping: Callable[[], Coroutine[Any, Any, None]] | None = None
         if shared is None or tools.redis is None:
             stack.push_async_callback(supervisor.close)
             streams = Streams(journal, supervisor, bus, tools.clock, checks, max_streams=chosen.max_streams)
@@ -145,10 +147,12 @@ async def open_streams(settings: Settings, tools: StreamTools, replica: Replica 
             fence.ask(owned)
             streams = SharedStreams(journal, owned, bus, tools.clock, checks, announce=owned.announce, max_streams=chosen.max_streams)
             stack.push_async_callback(_cancel, asyncio.create_task(_follow(shared, live), name="events of all replicas"))
-            stack.push_async_callback(_cancel, asyncio.create_task(owned.run(streams.refresh), name="streams of all replicas"))
+            keeping = partial(owned.run, streams.refresh)
         stack.push_async_callback(_cancel, asyncio.create_task(bus.run(), name="deliveries"))
         stack.push_async_callback(_cancel, asyncio.create_task(_tidy(journal, strangers, tools.clock), name="retention"))
         await streams.resume()
+        if keeping is not None:
+            stack.push_async_callback(_cancel, asyncio.create_task(keeping(), name="streams of all replicas"))
         spooled = (lambda: journal.status.events) if isinstance(journal, SpoolingJournal) else None
         yield Cameras(streams, journal, strangers, bus, live, callbacks, tools.clock, spooled)
 
