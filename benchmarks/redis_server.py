@@ -56,7 +56,9 @@ class RedisServer:
         access = ("--requirepass", self.password, "--masterauth", self.password) if self.password else ()
         place = ("--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder), "--unixsocket", str(self.socket))
         line = [PROGRAM, *place, *DURABLE, *access, *self._options]
-        self.process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # SIGXFSZ stays ignored, as it is here: past a limit on the size of files, writing fails as on a full disk.
+        quiet = subprocess.DEVNULL
+        self.process = subprocess.Popen(line, stdout=quiet, stderr=quiet, restore_signals=False)
         until(lambda: self._answers() or self.process is None or self.process.poll() is not None, "redis-server")
         if self.process.poll() is not None:
             raise RuntimeError("redis-server did not start")

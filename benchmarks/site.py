@@ -216,7 +216,7 @@ class Site:
             # What was acknowledged by the receiver but is not in the journal was forgotten by the service.
             tally["lost"] += (wanted - got).total() + len(got.keys() - wanted.keys())
             tally["repeated"] += (got - wanted).total() - sum(got[one] for one in got.keys() - wanted.keys())
-            tally["disordered"] += _inversions(names, came)
+            tally["disordered"] += inversions(names, came)
         events = [event["id"] for events in self.journal().values() for event in events]
         tally["lost"] += len(self.witness.shown - set(events))
         tally["events"] = len(events)
@@ -241,7 +241,7 @@ class Site:
         return outcome
 
 
-def _inversions(names: Sequence[str], came: Sequence[str]) -> int:
+def inversions(names: Sequence[str], came: Sequence[str]) -> int:
     """How often something came for the first time before something that happened earlier."""
     place = {name: index for index, name in reversed(list(enumerate(names)))}
     order = [place[name] for name in dict.fromkeys(came) if name in place]
