@@ -36,6 +36,7 @@ from face_server.video.remote import Fetcher, FetchOptions, NoFetcher
 from face_server.workers import Workers
 
 _LOADING_S = 0.5
+_FIRST_COLLECTION_S = 2.0
 
 
 def create_app(settings: Settings, replica: Replica = ALONE) -> FastAPI:
@@ -102,6 +103,9 @@ async def _open(settings: Settings, metrics: Metrics, *, wait: bool) -> AsyncIte
         stack.push_async_callback(_cancel, collecting)
         if wait or state.redis is None:
             await collecting
+        else:
+            # A large gallery is loaded while the service answers already; whoever finds it ready must find the collection too.
+            await asyncio.wait([collecting], timeout=_FIRST_COLLECTION_S)
         codec = Codec(workers, ImageLimits(max_bytes=settings.images.max_bytes, max_pixels=settings.images.max_pixels))
         fetcher = Fetcher(_fetch_options(settings)) if settings.fetch.enabled else NoFetcher()
         stack.push_async_callback(fetcher.close)
