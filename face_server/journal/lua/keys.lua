@@ -30,11 +30,14 @@ local now = redis.call('GET', key('keys_revision')) or 'none'
 if now ~= 'none' and now == revision then
   return { now }
 end
-local found = { now }
-local pairs_of = redis.call('HGETALL', key('keys'))
-for place = 1, #pairs_of, 2 do
-  table.insert(found, pairs_of[place])
-  table.insert(found, pairs_of[place + 1])
-  table.insert(found, redis.call('HGET', key('keys_used'), pairs_of[place]) or '')
+local used, uses = {}, redis.call('HGETALL', key('keys_used'))
+for place = 1, #uses, 2 do
+  used[uses[place]] = uses[place + 1]
+end
+local found, keys = { now }, redis.call('HGETALL', key('keys'))
+for place = 1, #keys, 2 do
+  table.insert(found, keys[place])
+  table.insert(found, keys[place + 1])
+  table.insert(found, used[keys[place]] or '')
 end
 return found
