@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -153,8 +153,11 @@ async def open_streams(settings: Settings, tools: StreamTools, replica: Replica 
         await streams.resume()
         if keeping is not None:
             stack.push_async_callback(_cancel, asyncio.create_task(keeping(), name="streams of all replicas"))
-        spooled = (lambda: journal.status.events) if isinstance(journal, SpoolingJournal) else None
-        yield Cameras(streams, journal, strangers, bus, live, callbacks, tools.clock, spooled)
+        cameras = Cameras(streams, journal, strangers, bus, live, callbacks, tools.clock)
+        if shared is not None and isinstance(journal, SpoolingJournal):
+            spool, lasting = journal, shared
+            cameras = replace(cameras, spooled=lambda: spool.status.events, journal_problem=lambda: lasting.problem)
+        yield cameras
 
 
 async def _open_journal(settings: Settings, tools: StreamTools, fence: Fence, stack: AsyncExitStack) -> tuple[Journal, RedisJournal | None]:

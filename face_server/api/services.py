@@ -86,7 +86,7 @@ class Cameras:
 
     ``events`` delivers to sinks, ``live`` to whoever listens; ``callbacks`` tells of faces that the
     face server's API added. ``spooled`` says how many events wait on this disk for the journal;
-    None where none ever do.
+    None where none ever do. ``journal_problem`` is what a shared journal has lost, as a sentence, or empty.
     """
 
     streams: Streams
@@ -97,6 +97,7 @@ class Cameras:
     callbacks: FaceCallbacks
     clock: Clock
     spooled: Callable[[], int] | None = None
+    journal_problem: Callable[[], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

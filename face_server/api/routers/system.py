@@ -124,7 +124,10 @@ async def _gallery_ready(gallery: Gallery) -> Check:
 async def _journal_ready(cameras: Cameras) -> Check:
     """Ready without the journal where events wait for it on this disk: searches and cameras go on."""
     check = await _store_ready("journal", cameras.journal.lanes())
-    return check if cameras.spooled is None else Check(name=check.name, ready=True, reason=check.reason)
+    if cameras.spooled is None:
+        return check
+    lost = cameras.journal_problem() if cameras.journal_problem else ""
+    return Check(name=check.name, ready=True, reason=check.reason or lost)
 
 
 async def _store_ready(name: str, question: Awaitable[object]) -> Check:
