@@ -43,7 +43,7 @@ class FollowOptions:
 
     check_s: float = 0.1
     stale_after_s: float = 0.2
-    patience_s: float = 1.0
+    patience_s: float = 2.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,6 @@ class Follower:
         client = connection.open_client(socket_timeout=options.check_s + options.patience_s)
         try:
             await self.catch_up()
-            self._found()
             while self._task is not None:
                 wait_ms = 1 if self._lacking else max(1, int(options.check_s * 1_000))
                 async with connection.errors(f"the key {self._scripts.key('log')}"):
@@ -237,6 +236,7 @@ class Follower:
                 copy.trusted = True
             self._whole = True
         self._proved_at = asked_at
+        self._found()
         if not self._lacking:
             loaded = sum(copy.index.templates for copy in self._named.values())
             self._progress = (loaded, loaded)

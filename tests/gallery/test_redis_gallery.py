@@ -190,6 +190,32 @@ class TestReplicas:
         assert listed[0] == listed[1]
         await sqlite.close()
 
+    async def test_ids_stay_in_order_however_they_come_and_go(self, server: RedisServer, store: redis.Redis, workers: Workers) -> None:
+        """Thousands of ids of several kinds, put and erased at random: pages list who is there, in order; nothing is left behind."""
+        random, alive = np.random.default_rng(4), {}
+        pool = [*(f"p{n}" for n in range(900)), *(f"{n:05}" for n in range(900)), *(f"{n * 2_654_435_761 % 2**32:x}" for n in range(900))]
+        async with replica(server.url, workers) as gallery:
+            for _ in range(12):
+                changes = []
+                for one in random.choice(pool, 900).tolist():
+                    if one in alive and random.random() < 0.7:
+                        del alive[one]
+                        changes.append(RemoveIdentity(one))
+                    else:
+                        alive[one] = f"name {random.integers(3)}"
+                        changes.append(PutIdentity(Identity(one, alive[one])))
+                await gallery.apply("all", changes)
+            for name, limit in ((None, 97), (None, 10_000), ("name 0", 41), ("name 2", 10_000), ("name 9", 5)):
+                listed, page = [], await gallery.identities("all", name=name, limit=limit)
+                while page:
+                    listed += [one.id for one in page]
+                    page = await gallery.identities("all", name=name, after=listed[-1], limit=limit)
+                assert listed == sorted(one for one in alive if name in (None, alive[one]))
+            await gallery.apply("all", [RemoveIdentity(one) for one in alive])
+            assert await gallery.identities("all") == await gallery.identities("all", name="name 1") == []
+            await gallery.drop_collection("all")
+        assert not [key for key in store.keys("*") if b":c:" in key]
+
     async def test_the_event_loop_never_waits(self, server: RedisServer, workers: Workers) -> None:
         """Opening, writing much, searching and reading do not block it."""
         with blockbuster_ctx():

@@ -130,6 +130,8 @@ function make.put()
     people[id], people_by_key[known.key] = known, known
   end
   known.name, known.rest = name_digest, rest
+  -- What will be written to is read now, so that a foreign value there is met before anything is written.
+  key_of(own .. ':names', name_digest .. id)
   touch(known)
 end
 
@@ -202,22 +204,22 @@ end
 
 local function write_person(who)
   if who.stored_name and (who.gone or who.name ~= who.stored_name) then
-    redis.call('ZREM', own .. ':names', who.stored_name .. who.id .. '\0' .. who.key)
+    remove_from(own .. ':names', who.stored_name .. who.id, who.key)
   end
   if who.gone then
     if who.stored_name then
       redis.call('HDEL', own .. ':people', who.key)
-      redis.call('ZREM', own .. ':ids', who.id .. '\0' .. who.key)
+      remove_from(own .. ':ids', who.id, who.key)
     end
     return who.stored_name and -1 or 0
   end
   redis.call('HSET', own .. ':people', who.key,
     who.created .. who.name .. struct.pack('<I4', #who.keys) .. table.concat(who.keys) .. who.rest)
   if who.name ~= who.stored_name then
-    redis.call('ZADD', own .. ':names', 0, who.name .. who.id .. '\0' .. who.key)
+    add_to(own, own .. ':names', who.name .. who.id, who.key)
   end
   if not who.stored_name then
-    redis.call('ZADD', own .. ':ids', 0, who.id .. '\0' .. who.key)
+    add_to(own, own .. ':ids', who.id, who.key)
   end
   return who.stored_name and 0 or 1
 end
@@ -227,7 +229,7 @@ local function write_template(template)
     if template.stored then
       redis.call('HDEL', own .. ':templates', template.key)
       redis.call('HDEL', own .. ':crops', template.key)
-      redis.call('ZREM', own .. ':template-ids', template.id .. '\0' .. template.key)
+      remove_from(own .. ':template-ids', template.id, template.key)
     end
     return template.stored and -1 or 0
   end
@@ -236,7 +238,7 @@ local function write_template(template)
   if template.stored then
     return 0
   end
-  redis.call('ZADD', own .. ':template-ids', 0, template.id .. '\0' .. template.key)
+  add_to(own, own .. ':template-ids', template.id, template.key)
   if template.crop ~= '' then
     redis.call('HSET', own .. ':crops', template.key, template.crop)
   end

@@ -72,8 +72,13 @@ function make.drop()
   check_types(own)
   local revision = begin_revision(token, log_length, number, '', '')
   redis.call('HDEL', prefix .. 'collections', name)
-  redis.call('UNLINK', own, own .. ':people', own .. ':templates', own .. ':crops', own .. ':images', own .. ':ids', own .. ':names',
-    own .. ':template-ids')
+  for _, index in ipairs({ ':ids', ':names', ':template-ids' }) do
+    for _, entry in ipairs(redis.call('ZRANGE', own .. index, 0, -1)) do
+      redis.call('UNLINK', own .. index .. ':' .. entry:match('%z(%d+)$'))
+    end
+    redis.call('UNLINK', own .. index)
+  end
+  redis.call('UNLINK', own, own .. ':people', own .. ':templates', own .. ':crops', own .. ':images')
   return { 'ok', revision }
 end
 

@@ -36,10 +36,80 @@ local function check_types(own)
   end
 end
 
--- The 8-byte key behind an id in an index of ids, whose members are id, a zero byte, key.
+-- Indexes of ids in their order: leaves of up to 64 members (id, zero byte, key), which Redis keeps as one compact piece
+-- of memory each (32 bytes a member where one large sorted set takes 120), and a sorted set of the leaves by the first id
+-- that belongs to each (id, zero byte, number of the leaf).
+local most_in_leaf = 64
+
+local function leaf_of(index, id)
+  local entry = redis.call('ZREVRANGEBYLEX', index, '(' .. id .. '\1', '-', 'LIMIT', 0, 1)[1]
+  return entry and index .. ':' .. entry:match('%z(%d+)$'), entry
+end
+
+-- The 8-byte key behind an id.
 local function key_of(index, id)
-  local member = redis.call('ZRANGEBYLEX', index, '[' .. id .. '\0', '(' .. id .. '\1', 'LIMIT', 0, 1)[1]
+  local leaf = leaf_of(index, id)
+  local member = leaf and redis.call('ZRANGEBYLEX', leaf, '[' .. id .. '\0', '(' .. id .. '\1', 'LIMIT', 0, 1)[1]
   return member and member:sub(-8)
+end
+
+local function new_leaf(own, index, first)
+  local number = redis.call('HINCRBY', own, 'leaves', 1)
+  redis.call('ZADD', index, 0, first .. '\0' .. number)
+  return index .. ':' .. number
+end
+
+local function add_to(own, index, id, key)
+  local leaf = leaf_of(index, id) or new_leaf(own, index, '')
+  local member = id .. '\0' .. key
+  -- Before it grows beyond what Redis keeps compact: it would stay large for good.
+  if redis.call('ZCARD', leaf) >= most_in_leaf then
+    if member > redis.call('ZRANGE', leaf, -1, -1)[1] then
+      -- Ids that rise, as most do, leave full leaves behind.
+      leaf = new_leaf(own, index, id)
+    else
+      local moved = redis.call('ZRANGE', leaf, most_in_leaf / 2, -1)
+      local target = new_leaf(own, index, moved[1]:sub(1, -10))
+      for _, one in ipairs(moved) do
+        redis.call('ZADD', target, 0, one)
+      end
+      redis.call('ZREMRANGEBYRANK', leaf, -#moved, -1)
+      leaf = leaf_of(index, id)
+    end
+  end
+  redis.call('ZADD', leaf, 0, member)
+end
+
+local function remove_from(index, id, key)
+  local leaf, entry = leaf_of(index, id)
+  redis.call('ZREM', leaf, id .. '\0' .. key)
+  if redis.call('EXISTS', leaf) == 0 and entry:byte(1) ~= 0 then
+    redis.call('ZREM', index, entry)
+  end
+end
+
+-- Up to ``limit`` keys of ids above ``after``, of those that begin with ``start``.
+local function keys_after(index, start, after, limit)
+  local found = {}
+  local _, from = leaf_of(index, start .. after)
+  from = from and '[' .. from
+  while from and #found < limit do
+    local entries = redis.call('ZRANGEBYLEX', index, from, '+', 'LIMIT', 0, 64)
+    for _, entry in ipairs(entries) do
+      local leaf = index .. ':' .. entry:match('%z(%d+)$')
+      local members = redis.call('ZRANGEBYLEX', leaf, '[' .. start .. after .. '\1', start == '' and '+' or '[' .. start .. '\255',
+        'LIMIT', 0, limit - #found)
+      for _, member in ipairs(members) do
+        found[#found + 1] = member:sub(-8)
+      end
+      local past = start ~= '' and entry:sub(1, #start) > start
+      if #found >= limit or past then
+        return found
+      end
+    end
+    from = #entries == 64 and '(' .. entries[64]
+  end
+  return found
 end
 
 -- created_at (8), digest of the name (8), n (4), n keys of templates (8 each), then id, name and metadata.

@@ -19,10 +19,10 @@ local function template_row(key, whole_record)
   return { key, record, owner, redis.call('HGET', own .. ':crops', key) }
 end
 
-local function page(index, from, to, limit, row)
+local function page(index, start, after, limit, row)
   local rows = {}
-  for place, member in ipairs(redis.call('ZRANGEBYLEX', own .. ':' .. index, from, to, 'LIMIT', 0, limit)) do
-    rows[place] = row(member:sub(-8), true)
+  for place, key in ipairs(keys_after(own .. ':' .. index, start, after, tonumber(limit))) do
+    rows[place] = row(key, true)
   end
   return rows
 end
@@ -30,10 +30,7 @@ end
 -- after, limit, digest of a name or nothing
 function read.identities()
   local after, limit, digest = ARGV[3], ARGV[4], ARGV[5]
-  if digest ~= '' then
-    return page('names', '[' .. digest .. after .. '\1', '[' .. digest .. '\255', limit, person_row)
-  end
-  return page('ids', '[' .. after .. '\1', '+', limit, person_row)
+  return page(digest == '' and 'ids' or 'names', digest, after, limit, person_row)
 end
 
 function read.identity()
@@ -50,7 +47,7 @@ function read.identity()
 end
 
 function read.records()
-  return page('template-ids', '[' .. ARGV[3] .. '\1', '+', ARGV[4], template_row)
+  return page('template-ids', '', ARGV[3], ARGV[4], template_row)
 end
 
 function read.record()
