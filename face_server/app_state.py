@@ -47,20 +47,36 @@ async def open_state(settings: Settings, workers: Workers, clock: Clock, *, wait
     """
     async with AsyncExitStack() as stack:
         gallery: Gallery
-        keys: KeyRing
         redis: Connection | None = None
         if settings.state.shared:
             redis = await open_redis(redis_options(settings))
             stack.push_async_callback(redis.close)
             gallery = await RedisGallery.open(redis, workers, clock, wait=wait)
-            stack.push_async_callback(gallery.close)
-            keys = await RedisKeyRing.open(redis, clock)
         else:
             gallery = await SqliteGallery.open(settings.gallery_file, workers, clock, SqliteOptions())
-            stack.push_async_callback(gallery.close)
-            keys = await SqliteKeyRing.open(settings.keys_file, clock)
+        stack.push_async_callback(gallery.close)
+        keys = await _keys(settings, redis, clock)
         stack.push_async_callback(keys.close)
         yield State(gallery, keys, redis)
+
+
+@asynccontextmanager
+async def open_keys(settings: Settings, clock: Clock) -> AsyncIterator[KeyRing]:
+    """The API keys alone, without loading any gallery. Raises as ``open_state``."""
+    async with AsyncExitStack() as stack:
+        redis = None
+        if settings.state.shared:
+            redis = await open_redis(redis_options(settings))
+            stack.push_async_callback(redis.close)
+        keys = await _keys(settings, redis, clock)
+        stack.push_async_callback(keys.close)
+        yield keys
+
+
+async def _keys(settings: Settings, redis: Connection | None, clock: Clock) -> KeyRing:
+    if redis is not None:
+        return await RedisKeyRing.open(redis, clock)
+    return await SqliteKeyRing.open(settings.keys_file, clock)
 
 
 def redis_options(settings: Settings) -> RedisOptions:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from face_server import __version__
-from face_server.commands import checkup, configuration, demo, enrollment, keys, models, recognition, serving, transfer
+from face_server.commands import checkup, configuration, demo, enrollment, keys, migration, models, recognition, serving, transfer
 from face_server.commands.terminal import UNUSABLE, complain, out
 from face_server.errors import FaceServerError
 
@@ -36,6 +36,7 @@ cli.command("openapi", short_help="Print the OpenAPI document.")(serving.openapi
 cli.add_typer(keys.keys, name="keys")
 cli.command("export", short_help="Write a collection to one file.")(transfer.export_file)
 cli.command("import", short_help="Read a collection from a file.")(transfer.import_file)
+cli.command("migrate", short_help="Move everything between a data folder and Redis.")(migration.migrate)
 
 
 def _print_version(wanted: bool) -> None:

@@ -11,11 +11,11 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from face_server.app_state import open_keys
 from face_server.clock import SystemClock
 from face_server.commands.options import Data, Json, load_settings
 from face_server.commands.terminal import err, out, print_json, print_table
 from face_server.domain.access import ApiKey, KeyRing, Role
-from face_server.journal.keys import SqliteKeyRing
 
 Result = TypeVar("Result")
 
@@ -71,11 +71,8 @@ def _with_keys(data: Path | None, work: Callable[[KeyRing], Awaitable[Result]]) 
     settings = load_settings(data=data)
 
     async def run() -> Result:
-        ring = await SqliteKeyRing.open(settings.keys_file, SystemClock())
-        try:
+        async with open_keys(settings, SystemClock()) as ring:
             return await work(ring)
-        finally:
-            await ring.close()
 
     return asyncio.run(run())
 

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
+from face_server.app_state import open_state
 from face_server.clock import SystemClock
 from face_server.commands.options import CollectionName, Data, Json, load_settings
 from face_server.commands.terminal import out, print_json
 from face_server.errors import NotFound
-from face_server.gallery.sqlite import SqliteGallery, SqliteOptions
 from face_server.pipeline.transfer import Clash, ExportReport, ImportReport, Transfer
 from face_server.settings import Settings
 from face_server.workers import Workers
@@ -69,7 +69,7 @@ def import_file(
 
 
 async def _export(settings: Settings, file: Path, collection: str, *, crops: bool) -> ExportReport:
-    if not settings.gallery_file.is_file():
+    if not settings.state.shared and not settings.gallery_file.is_file():
         raise NotFound(f"there is no gallery in {settings.data}", field="data")
     async with _transfer(settings) as transfer:
         return await transfer.export_file(collection, file, crops=crops)
@@ -84,8 +84,5 @@ async def _import(settings: Settings, file: Path, collection: str | None, clash:
 async def _transfer(settings: Settings) -> AsyncIterator[Transfer]:
     """The gallery alone: no network is needed to move embeddings."""
     with Workers(_THREADS) as workers:
-        gallery = await SqliteGallery.open(settings.gallery_file, workers, SystemClock(), SqliteOptions())
-        try:
-            yield Transfer(gallery, workers)
-        finally:
-            await gallery.close()
+        async with open_state(settings, workers, SystemClock()) as state:
+            yield Transfer(state.gallery, workers)

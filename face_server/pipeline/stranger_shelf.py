@@ -84,7 +84,12 @@ class StrangerShelf:
         except (NotFound, KeyError, ValueError):
             highest = max([one.number async for one in self.everybody()], default=0)
         number = highest + 1
-        return number, PutIdentity(Identity(_NUMBERING, "(numbering)", {_HIGHEST: str(number)}))
+        return number, self.remembering(number)
+
+    @staticmethod
+    def remembering(number: int) -> Change:
+        """The change that remembers the highest number given so far."""
+        return PutIdentity(Identity(_NUMBERING, "(numbering)", {_HIGHEST: str(number)}))
 
     async def apply(self, changes: Sequence[Change]) -> None:
         """Make changes, all or none."""

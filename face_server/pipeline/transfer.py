@@ -15,14 +15,14 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from face_server.domain.identity import AddTemplate, Change, Identity, PutIdentity, RemoveTemplate, TemplateRecord
+from face_server.domain.identity import AddTemplate, Change, Collection, Identity, PutIdentity, RemoveTemplate, TemplateRecord
 from face_server.domain.ports import Gallery
 from face_server.errors import Conflict, InvalidInput, NotFound, Unavailable
 from face_server.pipeline.transfer_file import TransferReader, TransferWriter
-from face_server.pipeline.transfer_format import Manifest
 from face_server.workers import Workers
 
 Item = TypeVar("Item")
+Progress = Callable[[int], None]
 
 _PAGE = 200
 _ATTEMPTS = 3
@@ -97,13 +97,32 @@ class Transfer:
         reader = await self._workers.run(TransferReader, path)
         try:
             name = collection or reader.manifest.collection.name
-            created = await self._ensure_collection(name, reader.manifest)
+            created = await self._ensure_collection(reader.manifest.collection_named(name), "the file")
             if not created and clash is Clash.FAIL:
                 await self._refuse_clashes(name, reader)
-            report = await self._import_identities(ImportReport(name, created), reader, clash)
-            return await self._import_templates(report, reader, clash)
+            report = await self._import_identities(ImportReport(name, created), self._pages(reader.identities()), clash)
+            return await self._import_templates(report, self._pages(reader.templates()), clash, "the file")
         finally:
             await asyncio.shield(self._workers.run(reader.close))
+
+    async def copy_collection(self, source: Gallery, name: str, progress: Progress) -> ImportReport:
+        """Copy a collection out of another gallery, under its own name; ``progress`` is told how many templates came.
+
+        What is here already under the same ids stays as it is, so a copy that ended early goes on where it was.
+        Raises ModelMismatch if there is a collection of that name with another model.
+        """
+        there, what = Transfer(source, self._workers), f"collection {name!r} of the source"
+        created = await self._ensure_collection(await source.collection(name), what)
+        report = await self._import_identities(ImportReport(name, created), there.identities(name), Clash.SKIP)
+        return await self._import_templates(report, _told(there.templates(name), progress), Clash.SKIP, what)
+
+    def identities(self, collection: str) -> AsyncIterator[list[Identity]]:
+        """The identities of a collection in pages, by id."""
+        return _stored_pages(lambda after: self._gallery.identities(collection, after=after, limit=_PAGE), lambda one: one.id)
+
+    def templates(self, collection: str) -> AsyncIterator[list[TemplateRecord]]:
+        """The templates of a collection in pages, by id."""
+        return _stored_pages(lambda after: self._gallery.records(collection, after=after, limit=_PAGE), lambda one: one.template.id)
 
     async def _try_export(self, collection: str, path: Path, *, crops: bool) -> ExportReport | None:
         """None if a template's identity was gone when the identities were read."""
@@ -111,10 +130,10 @@ class Transfer:
         writer = TransferWriter(part, crops=crops)
         try:
             owners, people = _Names(), _Names()
-            async for records in self._templates(collection):
+            async for records in self.templates(collection):
                 owners.add([record.template.identity_id for record in records])
                 await self._workers.run(writer.add_templates, records)
-            async for identities in self._identities(collection):
+            async for identities in self.identities(collection):
                 people.add([one.id for one in identities])
                 await self._workers.run(writer.add_identities, identities)
             if not owners.are_among(people):
@@ -125,18 +144,18 @@ class Transfer:
             await asyncio.shield(self._workers.run(writer.close))
         return ExportReport(collection, writer.identities, writer.templates, size)
 
-    async def _ensure_collection(self, name: str, manifest: Manifest) -> bool:
-        """Whether the collection had to be made."""
+    async def _ensure_collection(self, wanted: Collection, what: str) -> bool:
+        """Whether the collection had to be made; ``what`` it comes from is named in errors."""
         try:
-            stored = await self._gallery.collection(name)
+            stored = await self._gallery.collection(wanted.name)
         except NotFound:
-            await self._gallery.create_collection(manifest.collection_named(name))
+            await self._gallery.create_collection(wanted)
             return True
-        stored.model.require(manifest.model, "the file")
+        stored.model.require(wanted.model, what)
         return False
 
     async def _refuse_clashes(self, name: str, reader: TransferReader) -> None:
-        stored = _Stored(self._identities(name), lambda identity: identity.id)
+        stored = _Stored(self.identities(name), lambda identity: identity.id)
         async for identities in self._pages(reader.identities()):
             taken = await stored.among([one.id for one in identities])
             if taken:
@@ -145,9 +164,9 @@ class Transfer:
                 )
                 raise Conflict(message, field="collection")
 
-    async def _import_identities(self, report: ImportReport, reader: TransferReader, clash: Clash) -> ImportReport:
-        stored = _Stored(self._identities(report.collection), lambda identity: identity.id)
-        async for page in self._pages(reader.identities()):
+    async def _import_identities(self, report: ImportReport, pages: AsyncIterator[list[Identity]], clash: Clash) -> ImportReport:
+        stored = _Stored(self.identities(report.collection), lambda identity: identity.id)
+        async for page in pages:
             taken = set() if report.created or clash is Clash.FAIL else await stored.among([one.id for one in page])
             wanted = [one for one in page if clash is Clash.REPLACE or one.id not in taken]
             await self._gallery.apply(report.collection, [PutIdentity(one) for one in wanted])
@@ -159,10 +178,12 @@ class Transfer:
             )
         return report
 
-    async def _import_templates(self, report: ImportReport, reader: TransferReader, clash: Clash) -> ImportReport:
-        stored = _Stored(self._templates(report.collection), lambda record: record.template.id)
+    async def _import_templates(
+        self, report: ImportReport, pages: AsyncIterator[list[TemplateRecord]], clash: Clash, what: str
+    ) -> ImportReport:
+        stored = _Stored(self.templates(report.collection), lambda record: record.template.id)
         looks = not report.created and clash is not Clash.FAIL
-        async for page in self._pages(reader.templates()):
+        async for page in pages:
             taken = await stored.among([one.template.id for one in page]) if looks else set()
             wanted = [one for one in page if clash is Clash.REPLACE or one.template.id not in taken]
             changes: list[Change] = [RemoveTemplate(one.template.id) for one in wanted if one.template.id in taken]
@@ -171,7 +192,7 @@ class Transfer:
             except NotFound as error:
                 if error.field != "identity_id":
                     raise
-                raise InvalidInput(f"the file names an identity it does not hold: {error.message}", field="file") from error
+                raise InvalidInput(f"{what} names an identity it does not hold: {error.message}", field="file") from error
             report = replace(
                 report,
                 templates_added=report.templates_added + len(page) - len(taken),
@@ -179,12 +200,6 @@ class Transfer:
                 templates_replaced=report.templates_replaced + len(changes),
             )
         return report
-
-    def _identities(self, collection: str) -> AsyncIterator[list[Identity]]:
-        return _stored_pages(lambda after: self._gallery.identities(collection, after=after, limit=_PAGE), lambda one: one.id)
-
-    def _templates(self, collection: str) -> AsyncIterator[list[TemplateRecord]]:
-        return _stored_pages(lambda after: self._gallery.records(collection, after=after, limit=_PAGE), lambda one: one.template.id)
 
     async def _pages(self, pages: Iterator[list[Item]]) -> AsyncIterator[list[Item]]:
         # A StopIteration cannot cross from a thread; no page is empty.
@@ -197,6 +212,12 @@ async def _stored_pages(read: Callable[[str], Awaitable[list[Item]]], id_of: Cal
     while page := await read(after):
         yield page
         after = id_of(page[-1])
+
+
+async def _told(pages: AsyncIterator[list[Item]], progress: Progress) -> AsyncIterator[list[Item]]:
+    async for page in pages:
+        yield page
+        progress(len(page))
 
 
 class _Names:

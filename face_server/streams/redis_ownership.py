@@ -9,7 +9,7 @@ Keys, all below ``face_server:{<namespace>:journal}:v1:``
 | ``claims:<stream>`` | sorted set | the last 64 fencing tokens |
 | ``replicas`` | hash, expires | a note of each replica: when it was written, by the clock of Redis, and what it says as JSON |
 | ``restarts`` | hash | how often each stream was told to connect anew |
-| ``specs-revision`` | integer | counts changes of the registered streams |
+| ``specs-revision`` | integer | another one after each change of the registered streams |
 
 A fencing token is the millisecond of Redis at which the claim was made, or one more than the last if that
 is more. So tokens grow even after all keys were lost, and say when an owner began.
@@ -112,6 +112,15 @@ local next = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ARGV[1], '+inf', 'LIMIT
 return {next[1] or false, string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))}
 """
 
+_PRESENT = """
+local time = redis.call('TIME')
+local now, present = time[1] * 1000 + math.floor(time[2] / 1000), 0
+for _, note in ipairs(redis.call('HVALS', KEYS[1])) do
+    if now - (tonumber(string.match(note, '^%d+')) or 0) <= tonumber(ARGV[1]) then present = present + 1 end
+end
+return present
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class RedisOwnershipOptions:
@@ -125,6 +134,13 @@ class RedisOwnershipOptions:
     presence_s: float = 4.0
     timeout_s: float = 1.5
     connect_timeout_s: float = 1.0
+
+
+async def count_replicas(connection: Connection) -> int:
+    """How many replicas have shown themselves within the last seconds. For whoever must not work beside them."""
+    key = connection.key("journal", "v1", "replicas")
+    async with connection.errors(f"the key {key}"):
+        return int(await connection.client.eval(_PRESENT, 1, key, round(RedisOwnershipOptions().presence_s * 1000)))
 
 
 class RedisOwnership:
@@ -222,7 +238,8 @@ class RedisOwnership:
     async def announce(self) -> None:
         """See ``Ownership.announce``."""
         async with self._errors("specs-revision"):
-            await self._client.incr(self._key("specs-revision"))
+            # Not a count: after all keys were lost it would soon be where it was, and nobody would read anything.
+            await self._client.set(self._key("specs-revision"), secrets.randbits(52) + 1)
 
     async def ask_restart(self, stream_id: str) -> None:
         """See ``Ownership.ask_restart``."""

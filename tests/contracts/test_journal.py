@@ -428,7 +428,8 @@ class TestOutbox:
     async def test_the_oldest_come_first(self, journal: Journal) -> None:
         """A limit gives the head of the lane."""
         await put(journal, DOOR, *(f"e{n}" for n in range(20)))
-        assert names(await journal.pending(DOOR, limit=3)) == ["e0", "e1", "e2"]
+        assert names(first := await journal.pending(DOOR, limit=3)) == ["e0", "e1", "e2"]
+        assert names(await journal.pending(DOOR, after=first[1].id, limit=2)) == ["e2", "e3"]
         assert len(await journal.pending(DOOR)) == 16
 
     async def test_attempts_survive_a_restart(self, journal: Journal, open_journal: Open) -> None:
