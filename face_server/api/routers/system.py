@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from dataclasses import asdict
 from typing import Any
@@ -19,6 +20,8 @@ from face_server.domain.ports import Gallery
 from face_server.domain.streams import StreamState
 from face_server.errors import FaceServerError
 from face_server.telemetry import Metrics
+
+_STORE_S = 1.0
 
 router = APIRouter(tags=["system"])
 
@@ -132,7 +135,11 @@ async def _journal_ready(cameras: Cameras) -> Check:
 
 async def _store_ready(name: str, question: Awaitable[object]) -> Check:
     try:
-        await question
+        # Whoever asks has little patience: a store that hangs must not make the other checks unknown.
+        async with asyncio.timeout(_STORE_S):
+            await question
     except FaceServerError as error:
         return Check(name=name, ready=False, reason=error.message)
+    except TimeoutError:
+        return Check(name=name, ready=False, reason=f"its store did not answer within {_STORE_S:.0f} s")
     return Check(name=name, ready=True, reason="")
