@@ -128,8 +128,11 @@ def flushed(site: ReplicaSite) -> None:
     time.sleep(0.2)
     sights = [desk.look(site.guests.vector(guest)) for desk in site.desks().values() for guest in guests]
     site.guests.tally.phantoms += sum(bool(one.named) and one.sure for one in sights)
-    logged = lambda: all(any("emptied" in line for line in service.log) for service in site.alive())  # noqa: E731 - read once
-    site.noticed_s.append(Service.wait_for(logged, 15, "every replica to log that Redis was emptied") + 0.2)
+    said = lambda: all("journal" in site.complaints(service, past=True) for service in site.alive())  # noqa: E731 - read once
+    Service.wait_for(said, 15, "every replica to say that Redis was emptied")
+    logged = lambda: all(any("was emptied" in line for line in service.log) for service in site.alive())  # noqa: E731 - read once
+    Service.wait_for(logged, 15, "every replica to log that Redis was emptied")
+    site.noticed_s.append(time.monotonic() - since)
     site.remark = f"{sum(bool(one.named) for one in sights)} of {len(sights)} named after 0.2 s"
     # What the database held is nobody's any more; the receiver had its events.
     site.guests.forget()

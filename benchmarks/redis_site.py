@@ -37,6 +37,8 @@ _TWICE_S = 0.5
 _SAMPLE_S = 0.05
 _LEFT_S = 60.0
 _BACK_FRAMES = 3
+# The end of what is said for long after Redis was emptied, though all is well.
+_GONE = " gone"
 
 
 class HttpDesk:
@@ -189,6 +191,7 @@ class ReplicaSite:
     guests: Guests = field(init=False)
     _desks: dict[str, HttpDesk] = field(default_factory=dict)
     _dead: set[int] = field(default_factory=set)
+    _seen_by_the_dead: bool = False
 
     def __post_init__(self) -> None:
         for number in range(len(self.services)):
@@ -206,11 +209,13 @@ class ReplicaSite:
     def kill(self, number: int) -> None:
         """Kill a replica without a word to anybody."""
         self._dead.add(number)
+        self._seen_by_the_dead = True
         self.services[number].kill()
 
     def stop(self, number: int) -> None:
         """End a replica politely."""
         self._dead.add(number)
+        self._seen_by_the_dead = True
         if code := self.services[number].stop():
             raise RuntimeError(f"a replica ended with {code}")
 
@@ -248,20 +253,21 @@ class ReplicaSite:
         Service.wait_for(analysed, timeout_s, "all streams to run")
         return time.monotonic() - began
 
-    def complaints(self, service: Service) -> str:
-        """What a replica says is not well; empty if all is."""
+    def complaints(self, service: Service, *, past: bool = False) -> str:
+        """What a replica says is not well; empty if all is. What was lost in the past counts with ``past`` only."""
         try:
             with httpx.Client(timeout=10.0, verify=False, trust_env=False) as client:
                 answer = client.get(f"http://127.0.0.1:{service.port}/readyz").json()
         except httpx.HTTPError as error:
-            return f"no answer ({type(error).__name__})"
-        return "; ".join(f"{one['name']}: {one['reason'] or 'not ready'}" for one in answer["checks"] if one["reason"] or not one["ready"])
+            return f"no answer: {type(error).__name__}"
+        said = {one["name"]: one["reason"] or ("" if one["ready"] else "not ready") for one in answer["checks"]}
+        return "; ".join(f"{name}: {reason}" for name, reason in said.items() if reason and (past or not reason.endswith(_GONE)))
 
     def note_noticed(self, since: float, timeout_s: float = 15.0) -> None:
         """Wait until every replica says that something is wrong, and note the time since ``since``."""
         Service.wait_for(lambda: all(self.complaints(one) for one in self.alive()), timeout_s, "every replica to notice")
         self.noticed_s.append(time.monotonic() - since)
-        self.remark = self.remark or self.complaints(self.alive()[0])
+        self.remark = self.remark or "said of " + " and ".join(one.split(":")[0] for one in self.complaints(self.alive()[0]).split("; "))
 
     def note_back(self, timeout_s: float = 60.0) -> None:
         """Wait until every replica is well and all streams run, and note the time from now."""
@@ -317,6 +323,9 @@ class ReplicaSite:
             tally["disordered"] += inversions(names, came)
         ids = {one for names in journal.values() for one in names}
         tally["lost"] += len(self.shown - self.excused - ids - {one for came in received.values() for one in came})
+        if not self._seen_by_the_dead and not self.excused:
+            # What waited on a disk counts as well: every replica knows how much it has seen.
+            tally["lost"] += max(0, round(sum(one.metric("face_server_events_total") for one in self.alive())) - len(ids))
         return Outcome(
             name,
             rounds,
