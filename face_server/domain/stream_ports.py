@@ -158,8 +158,8 @@ class Journal(Protocol):
         """Own a lane no longer, now that it is empty. False if something waits in it again: then it stays one's own."""
         ...
 
-    async def pending(self, lane: Lane, *, limit: int = 16) -> list[Delivery]:
-        """The oldest deliveries of a lane, in order."""
+    async def pending(self, lane: Lane, *, after: int = 0, limit: int = 16) -> list[Delivery]:
+        """The oldest deliveries of a lane with id > ``after``, in order."""
         ...
 
     async def delivered(self, delivery_id: int) -> None:
