@@ -68,7 +68,7 @@ class TritonClient:
         """
         expected = [of_network(network) for network in networks]
         if pipeline is not None:
-            expected.append(of_pipeline(pipeline))
+            expected.append(of_pipeline(pipeline, networks))
         secrets = await credentials(options, workers)
         pool = await _open_pool(options, workers)
         client = cls(options, workers, clock, expected, pool)
