@@ -18,6 +18,9 @@ _CODES: Final = grpc.StatusCode
 _CONNECTION_CODES: Final = (_CODES.UNAVAILABLE, _CODES.DEADLINE_EXCEEDED)
 _CONNECTION_CAUSES: Final = (
     ("connection refused", "connection refused"),
+    ("certificate_verify_failed", "its certificate cannot be verified"),
+    ("wrong_version_number", "it does not speak TLS"),
+    ("failed parsing http/2", "it does not speak gRPC, or wants TLS"),
     ("handshake failed", "the TLS handshake failed"),
     ("certificate", "its certificate cannot be verified"),
     ("dns resolution failed", "its name cannot be resolved"),
