@@ -94,6 +94,8 @@ def _default(info: FieldInfo) -> str:
     value: Any = info.get_default(call_default_factory=False)
     if value is None or value in ((), ""):
         return "–"
+    if isinstance(value, tuple):
+        return f"`{','.join(map(str, value))}`"
     if isinstance(value, bool):
         return "`true`" if value else "`false`"
     return f"`{value}`"

@@ -121,7 +121,13 @@ async def _open_remote(
             yield Inference(backend, pair, local, found.entry, known.entry, needed)
             return
         limits = RemoteLimits(settings.images.max_bytes, settings.images.max_pixels)
-        remote = RemoteAnalyzer(client, local, limits, observer=lambda took_s: metrics.inference(face_pipeline.NAME, "run", took_s))
+        remote = RemoteAnalyzer(
+            client,
+            local,
+            limits,
+            second_pass=settings.models.second_pass,
+            observer=lambda took_s: metrics.inference(face_pipeline.NAME, "run", took_s),
+        )
         yield Inference(backend, pair, remote, found.entry, known.entry, {**needed, "pipeline": face_pipeline.NAME})
     finally:
         await backend.close()

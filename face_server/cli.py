@@ -57,7 +57,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         code = cli(args=list(arguments) if arguments is not None else None, prog_name="face-server", standalone_mode=False)
     except typer.TyperException as error:
-        complain(" ".join(error.format_message().split()))
+        complain(" ".join(error.format_message().replace("Value error, ", "").split()))
         return UNUSABLE
     except FaceServerError as error:
         complain(error.message)

@@ -331,7 +331,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             variable = ENV_PREFIX + "__".join(str(part) for part in first["loc"]).upper()
-            raise ConfigurationError(f"{variable}: {first['msg']}") from error
+            raise ConfigurationError(f"{variable}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 def headers_of(text: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import re
 import sys
 import time
@@ -98,6 +99,23 @@ def configure_logging(level: str = "info", form: Literal["text", "json"] = "text
         logging.getLogger(name).setLevel("WARNING")
     # The MQTT client warns once more of each failure that its caller reports.
     logging.getLogger("mqtt").setLevel("ERROR")
+
+
+class Seldom:
+    """Lets the same message be logged once in ``every_s`` seconds: an outage must not fill the disk, whatever the traffic."""
+
+    def __init__(self, every_s: float = 10.0) -> None:
+        self._every_s = every_s
+        self._logged_s: dict[str, float] = {}
+
+    def is_due(self, message: str, now_s: float) -> bool:
+        """Whether ``message`` should be logged at ``now_s`` (of any clock that only goes forward)."""
+        if now_s - self._logged_s.get(message, -math.inf) < self._every_s:
+            return False
+        # What is forgotten is due again anyway.
+        self._logged_s = {text: at_s for text, at_s in self._logged_s.items() if now_s - at_s < self._every_s}
+        self._logged_s[message] = now_s
+        return True
 
 
 class Metrics:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from face_server.telemetry import configure_logging, redact, request_id
+from face_server.telemetry import Seldom, configure_logging, redact, request_id
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +79,14 @@ def test_access_logs_of_the_server_are_silent() -> None:
     logging.getLogger("uvicorn.error").info("started")
     assert "secret" not in stream.getvalue()
     assert "started" in stream.getvalue()
+
+
+def test_the_same_message_is_logged_seldom() -> None:
+    """A message is due at first and when its time is over; another one is due at once; what is over is forgotten."""
+    seldom = Seldom(10.0)
+    told = [("away", 0.0), ("away", 9.9), ("slow", 9.9), ("away", 10.0), ("away", 11.0)]
+    due = [seldom.is_due(message, now_s) for message, now_s in told]
+    assert due == [True, False, True, True, False]
+    for number in range(1000):
+        seldom.is_due(f"call {number} failed", 20.0 + number)
+    assert len(seldom._logged_s) <= 11

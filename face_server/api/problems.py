@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -16,10 +17,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from face_server import errors
-from face_server.telemetry import request_id
+from face_server.telemetry import Seldom, request_id
 
 MEDIA_TYPE = "application/problem+json"
 _log = logging.getLogger(__name__)
+_refusals = Seldom()
 
 _STATUS: Mapping[type[errors.FaceServerError], HTTPStatus] = {
     errors.InputTooLarge: HTTPStatus.CONTENT_TOO_LARGE if hasattr(HTTPStatus, "CONTENT_TOO_LARGE") else HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -119,10 +121,12 @@ def problem_reply(members: Mapping[str, Any], headers: Mapping[str, str] | None 
 
 
 def reply_to(error: errors.FaceServerError) -> Response:
-    """The HTTP answer to an error; logs the ones that are the server's fault."""
+    """The HTTP answer to an error; logs the ones that are the server's fault, and the same refusal only now and then."""
     members = problem_of(error)
-    if members["status"] >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        _log.error("%s: %s", type(error).__name__, error.message, exc_info=error if members["status"] == 500 else None)
+    if members["status"] == HTTPStatus.INTERNAL_SERVER_ERROR:
+        _log.error("%s: %s", type(error).__name__, error.message, exc_info=error)
+    elif members["status"] > HTTPStatus.INTERNAL_SERVER_ERROR and _refusals.is_due(error.message, time.monotonic()):
+        _log.error("%s: %s", type(error).__name__, error.message)
     return problem_reply(members, headers_of(error))
 
 

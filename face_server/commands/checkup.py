@@ -78,5 +78,7 @@ def _print(report: dict[str, Any], rows: list[SurveyRow], settings: Settings) ->
     cells = [(row.backend, *(f"{rate:.1f}" for rate in row.rates.values()), f"{row.ratio:.2f} ×", row.description) for row in rows]
     print_table(header, cells)
     out.print(verdict(rows), style="bold")
-    if rows[0].backend != settings.inference.backend:
+    if settings.inference.backend.startswith("triton"):
+        out.print("These ran in this process; Triton was tested, not measured.")
+    elif rows[0].backend != settings.inference.backend:
         out.print(f"To use it: FACE_SERVER_INFERENCE__BACKEND={rows[0].backend}")

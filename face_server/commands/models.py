@@ -139,7 +139,7 @@ def export_models(
     on_cpu: Annotated[
         bool | None, typer.Option("--cpu/--gpu", help="Where networks run; the platform decides if unset.", show_default=False)
     ] = None,
-    instances: Annotated[int, typer.Option("--instances", min=0, help="Copies of each model side by side; 0 for the defaults.")] = 0,
+    instances: Annotated[int, typer.Option("--instances", min=0, max=64, help="Copies of each model; 0 for the defaults.")] = 0,
     max_batch: Annotated[int, typer.Option("--max-batch", min=0, help="Largest batch of a network; 0 for the defaults.")] = 0,
     bls: Annotated[
         bool | None,

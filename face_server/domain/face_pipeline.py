@@ -64,7 +64,8 @@ class Question:
 
     ``max_bytes`` and ``max_pixels`` are the asker's limits on a compressed picture, 0 for the
     server's own. ``source_width`` and ``source_height`` are those of the picture that a frame was
-    scaled down from, 0 for the frame's own.
+    scaled down from, 0 for the frame's own. ``second_pass`` looks again, at another scale, at a
+    picture without a face.
     """
 
     analysis: AnalysisOptions = field(default_factory=AnalysisOptions)
@@ -72,6 +73,7 @@ class Question:
     max_pixels: int = 0
     source_width: int = 0
     source_height: int = 0
+    second_pass: bool = True
 
     def to_tensor(self) -> NDArray[Any]:
         """The input ``options``."""

@@ -34,7 +34,9 @@ class Network:
 FOREIGN_NAMES = frozenset({"ensemble_scrfd", "face_recog", "pnet", "rnet", "onet", "facenet", "centerface"})
 """Models whose names and tensors clients of other systems rely on; they take no uint8 N×H×W×3."""
 
+_PIPELINES = frozenset({"face_pipeline", "video_pipeline", "face_align", "face_ensemble"})
+
 
 def served_name(network: str) -> str:
-    """What a network is called in a model repository: its own name, unless clients of other systems expect another model there."""
-    return f"{network}_uint8" if network in FOREIGN_NAMES else network
+    """What a network is called in a model repository: its own name, unless clients expect another model, or a pipeline, there."""
+    return f"{network}_uint8" if network in FOREIGN_NAMES | _PIPELINES else network

@@ -72,7 +72,7 @@ class TritonPythonModel:
         self._check_pixels(pixels.size // 3)
         if kind == "frame":
             image = question.image(pixels)
-            return Analysis(image.source_width, image.source_height, tuple(self._faces.of(image, question.analysis)), 0.0)
+            return self._of(image, question, 0.0)
         faces = self._faces.of_crops(pixels, question.analysis)
         return Analysis(CROP_SIZE_PX, CROP_SIZE_PX, tuple(faces), 0.0)
 
@@ -80,7 +80,11 @@ class TritonPythonModel:
         started = time.perf_counter()
         image = self._decoded(data, question)
         decode_ms = 1000 * (time.perf_counter() - started)
-        return Analysis(image.source_width, image.source_height, tuple(self._faces.of(image, question.analysis)), decode_ms)
+        return self._of(image, question, decode_ms)
+
+    def _of(self, image: Image, question: Question, decode_ms: float) -> Analysis:
+        faces = self._faces.of(image, question.analysis, second_pass=question.second_pass)
+        return Analysis(image.source_width, image.source_height, tuple(faces), decode_ms)
 
     def _decoded(self, data: bytes, question: Question) -> Image:
         limits = replace(

@@ -39,13 +39,14 @@ class Faces:
         """The model of the embeddings."""
         batch, calls = whole_number(args, "embed_batch", _EMBED_BATCH), whole_number(args, "embed_calls", _EMBED_CALLS)
         self._calls = ThreadPoolExecutor(calls, thread_name_prefix="embed")
-        self._detect = detect_with(networks.detector.entry, _runner(networks.detector.network, args))
+        detector, run = networks.detector.entry, _runner(networks.detector.network, args)
+        self._detect = {second_pass: detect_with(detector, run, second_pass=second_pass) for second_pass in (True, False)}
         recipe = embedder_family(embedder.entry.family).recipe
         self._embed = embed_with(recipe, self.model, _runner(embedder.network, args), batch=batch, each=self._calls.map)
 
-    def of(self, image: Image, options: AnalysisOptions) -> list[Face]:
+    def of(self, image: Image, options: AnalysisOptions, *, second_pass: bool = True) -> list[Face]:
         """The faces of ``image``, as ``pipeline.analysis.LocalAnalyzer`` finds them. Raises the errors of ``in_triton.bls.runner``."""
-        return analyze_here(image, options, self._detect, self._embed)
+        return analyze_here(image, options, self._detect[second_pass], self._embed)
 
     def of_crops(self, crops: Pixels, options: AnalysisOptions) -> list[Face]:
         """One face for each of N×112×112×3 aligned crops, whatever ``options`` say of detection."""

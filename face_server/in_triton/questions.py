@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import fields
 from typing import Any, Final
 
@@ -49,5 +48,5 @@ def _check(values: AnalysisOptions | Question | VideoQuestion) -> None:
         if type(value) not in expected:
             raise InvalidInput(f"options: {one.name} must be of the type {expected[-1].__name__}", field="options")
         largest = _LARGEST.get(one.name, _ENDLESS)
-        if not (math.isfinite(value) and 0 <= value <= largest):
+        if not 0 <= value <= largest:
             raise InvalidInput(f"options: {one.name} must be from 0 to {largest}", field="options")

@@ -215,7 +215,8 @@ def _detections(raw: RawDetections, placement: _Placement, max_iou: float, min_s
     sound = np.flatnonzero(np.isfinite(raw.boxes).all(axis=1) & np.isfinite(raw.landmarks).all(axis=(1, 2)) & (sides > 0).all(axis=1))
     best = sound[np.argsort(-raw.scores[sound], kind="stable")[:_MAX_ANCHORS]]
     groups = [best[group] for group in suppression_groups(raw.boxes[best], raw.scores[best], max_iou)]
-    groups = [group for group in groups if raw.scores[group[0]] >= min_score]
+    # Whatever is asked for, an anchor of score 0 saw nobody: there is nothing to weigh its landmarks by.
+    groups = [group for group in groups if raw.scores[group[0]] >= min_score and raw.scores[group[0]] > 0]
     kept = np.array([group[0] for group in groups], np.intp)
     points = np.array([_agreed_landmarks(raw, group) for group in groups], np.float32).reshape(-1, 5, 2)
     margin = np.float32(placement.margin)

@@ -33,7 +33,8 @@ class RemoteAnalyzer:
     """Sends pictures as they came, or pixels, to the model ``face_pipeline``; implements ``domain.ports.Analyzer``.
 
     Aligned crops are embedded by ``local``: for them one call of the network is all there is.
-    ``observer`` is told how many seconds each call took.
+    ``second_pass`` see ``models.detector.DetectorOptions``. ``observer`` is told how many seconds
+    each call took.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class RemoteAnalyzer:
         local: Analyzer,
         limits: RemoteLimits = RemoteLimits(),
         *,
+        second_pass: bool = True,
         observer: Callable[[float], None] | None = None,
     ) -> None:
         self._remote = remote
         self._local = local
         self._limits = limits
+        self._second_pass = second_pass
         self._observer = observer
         self._outputs = tuple(spec.name for spec in face_pipeline.outputs(local.model.dimension))
 
@@ -59,7 +62,7 @@ class RemoteAnalyzer:
         """Per image its faces in source-image pixels, highest score first."""
 
         async def analyze(image: Image) -> list[Face]:
-            question = Question(options, source_width=image.source_width, source_height=image.source_height)
+            question = Question(options, source_width=image.source_width, source_height=image.source_height, second_pass=self._second_pass)
             found = await self._ask({"frame": np.ascontiguousarray(image.pixels)}, question)
             return list(found.faces)
 
@@ -73,7 +76,7 @@ class RemoteAnalyzer:
         if not picture.data:
             # A tensor cannot be empty; here it is refused in the usual words.
             picture.decode()
-        question = Question(options, max_bytes=limit, max_pixels=self._limits.max_pixels)
+        question = Question(options, max_bytes=limit, max_pixels=self._limits.max_pixels, second_pass=self._second_pass)
         return await self._ask({"encoded": np.frombuffer(picture.data, np.uint8)}, question)
 
     async def embed_crops(self, crops: Sequence[Image], *, mirror: bool = False) -> list[Face]:

@@ -85,6 +85,8 @@ def test_the_mtcnn_pack_leaves_facenet_to_the_user(exported: Any, mtcnn_weights:
     [
         (("--to", "tensorrt", "--cpu"), "TensorRT runs on GPUs only"),
         (("--to", "python", "--models", "nobody"), "no network is called 'nobody'"),
+        (("--to", "keras"), "--to': 'keras' is not one of 'onnxruntime'"),
+        (("--to", "python", "--facenet", __file__), "give --pack mtcnn"),
         (("--to", "python", "--frame", "640"), "is no size of frames"),
         (("--to", "python", "--frame", "641x480"), "multiples of 32"),
         (("--to", "python", "--models", "arcface_mobilefacenet"), "models add arcface_mobilefacenet"),

@@ -142,6 +142,21 @@ async def test_options_mean_the_same(ask: Asker, here: LocalAnalyzer, group: byt
     assert (found.width, found.height) == (1280, 886)
 
 
+async def test_the_second_pass_is_the_askers_choice(ask: Asker, here: LocalAnalyzer, photos: Path):
+    """A face that fills the picture is found with it, as in process, and not without."""
+    whole = pixels_of((photos / "scenes/obama1.jpg").read_bytes())
+    frame = cv2.resize(np.ascontiguousarray(whole[120:630, 540:903]), (480, 640))
+    png = cv2.imencode(".png", frame)[1].tobytes()
+    sure = AnalysisOptions(min_score=0.9)
+    (expected,) = await here.analyze([Image.from_pixels(frame)], sure)
+
+    assert len(expected) == 1
+    assert_same_faces((await ask.analysis({"frame": frame}, sure)).faces, expected)
+    assert_same_faces((await ask.encoded(png, sure)).faces, expected)
+    assert not (await ask.analysis({"frame": frame}, sure, second_pass=False)).faces
+    assert not (await ask.encoded(png, sure, second_pass=False)).faces
+
+
 async def test_a_frame_may_stand_for_a_larger_picture(ask: Asker, here: LocalAnalyzer, group: bytes):
     """Results are in pixels of the source, and ``min_face_px`` counts those."""
     half = cv2.resize(pixels_of(group), (640, 443), interpolation=cv2.INTER_AREA)
@@ -246,6 +261,7 @@ async def test_exactly_one_picture_is_taken(ask: Asker, group: bytes, names: tup
         (b'{"surprise": 1}', "surprise"),
         (b'{"analysis": {"min_score": "high"}}', "min_score must be of the type float"),
         (b'{"analysis": {"min_score": NaN}}', "min_score must be from 0 to 1"),
+        (b'{"analysis": {"min_score": 1' + b"0" * 400 + b"}}", "min_score must be from 0 to 1"),
         (b'{"analysis": {"embed": 1}}', "embed must be of the type bool"),
         (b'{"analysis": {"max_size_px": 100000}}', "max_size_px must be from 0 to 8192"),
         (b'{"analysis": {"max_size_px": 31}}', "max_size must be at least 32 pixels"),

@@ -97,6 +97,13 @@ async def test_faces_are_suppressed_sorted_and_cut_at_the_score(workers: Workers
     assert [round(face.score, 3) for face in faces] == [0.95, 0.8, 0.5]
 
 
+async def test_a_score_of_nothing_is_nobody(workers: Workers) -> None:
+    """With ``min_score`` 0 every anchor that saw something is reported, and none of the thousands that saw nothing."""
+    detector, _ = scripted(says((10, 10, 0.7), (40, 40, 0.01)), workers, ONE_PASS)
+    faces = (await detector.detect([image(640, 640)], min_score=0.0, max_size_px=640))[0]
+    assert [round(face.score, 3) for face in faces] == [0.7, 0.01]
+
+
 async def test_answers_that_are_not_finite_are_no_faces(workers: Workers) -> None:
     """Infinite boxes and landmarks that are not numbers are dropped, the sound face stays."""
 

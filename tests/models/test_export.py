@@ -18,6 +18,7 @@ from face_server.domain import face_pipeline, video_pipeline
 from face_server.errors import ConfigurationError, Conflict, NotFound, WeightsError
 from face_server.models.catalog import CATALOG, CatalogEntry
 from face_server.models.export.config import ModelConfig
+from face_server.models.export.folder import only_writer
 from face_server.models.export.networks import convert_first
 from face_server.models.export.options import Device, ExportOptions, Platform
 from face_server.models.export.repository import ModelState, export
@@ -51,6 +52,39 @@ def test_what_is_written_twice_is_written_once(weights: WeightsStore, tmp_path: 
     assert written == ["sface"]
     assert (tmp_path / "sface/1/model.onnx").read_bytes() == weights.network("sface").path.read_bytes()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_an_export_that_was_killed_is_cleaned_up(weights: WeightsStore, tmp_path: Path) -> None:
+    """What a killed export left, even the first one, stands in nobody's way and is gone after the next: Triton would not start with it."""
+    (tmp_path / ".incomplete-7f3a" / "yunet" / "1").mkdir(parents=True)
+    export(weights, tmp_path, options())
+    assert not list(tmp_path.glob(".*"))
+    (tmp_path / ".incomplete-7f3b").mkdir()
+    export(weights, tmp_path, options())
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_one_export_at_a_time(weights: WeightsStore, tmp_path: Path) -> None:
+    """A second export into the same folder is told to wait, and touches nothing."""
+    with only_writer(tmp_path), pytest.raises(Conflict, match="another export"):
+        export(weights, tmp_path, options())
+    assert not list(tmp_path.iterdir())
+    export(weights, tmp_path, options())
+
+
+def test_networks_with_names_of_pipelines(weights: WeightsStore, tmp_path: Path) -> None:
+    """A network that a user called like a pipeline is another model; two networks for one name are refused before anything is written."""
+    store = WeightsStore(tmp_path / "models", [weights.folder])
+    for name in ("yunet", "sface"):
+        store.install(name, weights.folder / name / "weights.onnx")
+    store.add("face_pipeline", weights.folder / "sface/weights.onnx", "sface")
+    export(store, tmp_path / "repository", options(models=("face_pipeline",), embedder="face_pipeline"))
+    assert read(tmp_path / "repository", "face_pipeline").parameters["embedder"].string_value == "face_pipeline_uint8"
+    assert read(tmp_path / "repository", "face_pipeline_uint8").input[0].name == weights.network("sface").inputs[0].name
+    store.add("face_pipeline_uint8", weights.folder / "sface/weights.onnx", "sface")
+    with pytest.raises(Conflict, match="face_pipeline_uint8"):
+        export(store, tmp_path / "other", options(models=("face_pipeline", "face_pipeline_uint8")))
+    assert not (tmp_path / "other").exists()
 
 
 def test_foreign_folders_are_left_alone(weights: WeightsStore, tmp_path: Path) -> None:

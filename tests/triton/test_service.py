@@ -89,6 +89,9 @@ def test_a_server_that_comes_and_goes(tmp_path: Path, weights: WeightsStore, tri
             assert int(away.headers["retry-after"]) >= 1
             assert "riton" in away.json()["detail"]
             assert not ready(service)
+            for _ in range(20):
+                extract(service, picture)
+            assert sum("Unavailable: " in line for line in service.log) <= 4, "".join(service.log[-40:])
             triton.start()
             service.wait_for(lambda: ready(service), RECOVERED_S, "the service to find Triton")
             assert extract(service, picture).status_code == 200

@@ -165,7 +165,7 @@ async def draw_uploaded(
 
 @router.get("/info", dependencies=[READ])
 async def info(services: ServicesDep) -> dict[str, Any]:
-    """The models and defaults of this server. Holds no secrets: no keys, headers or addresses."""
+    """The models and defaults of this server. Holds no secrets."""
     size = services.defaults.max_size_px
     return {
         "version": services.version,

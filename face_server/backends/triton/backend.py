@@ -50,7 +50,7 @@ class TritonBackend:
 
     async def ready(self, network: str) -> bool:
         """Whether some server runs ``network``, or ``face_pipeline`` where the client expects it, now."""
-        return self._client.ready(served_name(network))
+        return self._client.ready(served_name(network) if network in self._networks else network)
 
     async def close(self) -> None:
         """Close the client."""

@@ -21,7 +21,7 @@ class Circuit(StrEnum):
 
 
 class Breaker:
-    """The circuit to one server.
+    """The circuit to one server, or to one of its models.
 
     It opens after ``failures`` failed calls in a row, or by ``trip``, for ``pause_s``. When that is
     over, ``begin_probe`` lets one probe through. A probe that fails doubles the pause, up to
@@ -48,9 +48,14 @@ class Breaker:
         """Seconds until the next probe: when asking again makes sense. At least 0.1 unless closed, then 0."""
         return 0.0 if self.closed else max(_LEAST_S, self._open_until_s - self._clock.monotonic())
 
+    @property
+    def probe_due(self) -> bool:
+        """Whether the pause is over, and nobody probes yet."""
+        return self.circuit is Circuit.OPEN and self._clock.monotonic() >= self._open_until_s
+
     def begin_probe(self) -> bool:
         """Whether a probe may go out now; if so, this caller must report how it ended."""
-        if self.circuit is Circuit.OPEN and self._clock.monotonic() >= self._open_until_s:
+        if self.probe_due:
             self.circuit = Circuit.HALF_OPEN
             return True
         return False

@@ -12,8 +12,8 @@ from face_server.backends.triton import wire
 from face_server.backends.triton.admission import Admission
 from face_server.backends.triton.connection import Connection, credentials
 from face_server.backends.triton.cuda_regions import CudaRegions
-from face_server.backends.triton.endpoint import Endpoint, Failed, Standing
-from face_server.backends.triton.errors import missing
+from face_server.backends.triton.endpoint import Endpoint, Standing
+from face_server.backends.triton.errors import Failed
 from face_server.backends.triton.expectations import Expected, of_network, of_pipeline
 from face_server.backends.triton.options import SharedMemory, TritonOptions
 from face_server.backends.triton.payload import Payload
@@ -21,7 +21,7 @@ from face_server.backends.triton.regions import RegionPool, SystemRegions, remov
 from face_server.domain.embedding import ModelId
 from face_server.domain.network import Network
 from face_server.domain.ports import Clock, Tensors
-from face_server.errors import FaceServerError, Unavailable
+from face_server.errors import Unavailable
 from face_server.workers import Workers
 
 _log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class TritonClient:
         """
         expected = [of_network(network) for network in networks]
         if pipeline is not None:
-            expected.append(of_pipeline(pipeline))
+            expected.append(of_pipeline(pipeline, networks))
         secrets = await credentials(options, workers)
         pool = await _open_pool(options, workers)
         client = cls(options, workers, clock, expected, pool)
@@ -121,13 +121,13 @@ class TritonClient:
         Raises Unavailable when no server runs it.
         """
         loop = asyncio.get_running_loop()
-        await self._choose(model, loop.time() + self._options.timeout_s, set())
+        await self._usable(model, loop.time() + self._options.timeout_s)
         limits = [endpoint.batch_limits.get(model, 0) for endpoint in self._endpoints if model not in endpoint.missing]
         return min((limit for limit in limits if limit), default=0)
 
     def ready(self, model: str) -> bool:
         """Whether ``model`` is one of those it was opened with, and some server runs it now."""
-        return not self._closed and model in self._expected and any(self._serves(endpoint, model) for endpoint in self._endpoints)
+        return not self._closed and model in self._expected and any(endpoint.serves(model) for endpoint in self._endpoints)
 
     async def close(self) -> None:
         """End every call with Unavailable, every connection, and remove all shared memory. Idempotent."""
@@ -162,23 +162,28 @@ class TritonClient:
             except Failed as failed:
                 fault, again = failed.fault, endpoint in tried
                 tried.add(endpoint)
-                # The last server is asked a second time: it may have been started anew in between.
-                over = tried.issuperset(self._endpoints) and (again or not fault.endpoint)
+                # The last server is asked a second time: it may have been started anew in between, or have another instance.
+                over = tried.issuperset(self._endpoints) and (again or not (fault.endpoint or fault.instance_dead))
                 if self._closed or not fault.elsewhere or over:
                     raise (Unavailable(_CLOSED) if self._closed else fault.error) from failed
 
     async def _choose(self, model: str, deadline_s: float, tried: set[Endpoint]) -> Endpoint:
-        """The server for the next attempt. Raises Unavailable at once when all are away."""
+        """The server for the next attempt: an untried one with the fewest calls under way, in turn. Raises as ``_usable``."""
+        usable = await self._usable(model, deadline_s)
+        self._turn += 1
+        return min(
+            (usable[(self._turn + number) % len(usable)] for number in range(len(usable))),
+            key=lambda endpoint: (endpoint in tried, endpoint.in_flight),
+        )
+
+    async def _usable(self, model: str, deadline_s: float) -> list[Endpoint]:
+        """The servers that run ``model`` now. Raises Unavailable at once when all are away."""
         while True:
             if self._closed:
                 raise Unavailable(_CLOSED)
-            usable = [endpoint for endpoint in self._endpoints if self._serves(endpoint, model)]
+            usable = [endpoint for endpoint in self._endpoints if endpoint.serves(model)]
             if usable:
-                self._turn += 1
-                return min(
-                    (usable[(self._turn + number) % len(usable)] for number in range(len(usable))),
-                    key=lambda endpoint: (endpoint in tried, endpoint.in_flight),
-                )
+                return usable
             if all(endpoint.standing is not Standing.CHECKING for endpoint in self._endpoints):
                 raise self._unavailable(model)
             try:
@@ -187,17 +192,9 @@ class TritonClient:
             except TimeoutError as error:
                 raise self._unavailable(model) from error
 
-    def _serves(self, endpoint: Endpoint, model: str) -> bool:
-        return endpoint.standing is Standing.USABLE and model not in endpoint.missing
-
-    def _unavailable(self, model: str) -> FaceServerError:
-        reasons = [
-            missing(model, endpoint.address, expected=model in self._expected).message
-            if endpoint.standing is Standing.USABLE
-            else endpoint.reason
-            for endpoint in self._endpoints
-        ]
-        return Unavailable("; ".join(reasons), retry_after_s=min(endpoint.retry_after_s for endpoint in self._endpoints))
+    def _unavailable(self, model: str) -> Unavailable:
+        refusals = [endpoint.refusal(model) for endpoint in self._endpoints]
+        return Unavailable("; ".join(one.message for one in refusals), retry_after_s=min(one.retry_after_s for one in refusals))
 
     def _announce(self) -> None:
         """Wake whoever waits for a server."""

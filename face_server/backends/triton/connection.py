@@ -65,7 +65,8 @@ def _read_credentials(options: TritonOptions) -> grpc.ChannelCredentials:
         if authorities is not None:
             context.load_verify_locations(authorities)
         if certificate is not None:
-            context.load_cert_chain(certificate, key)
+            # gRPC takes no password, and without one here OpenSSL would wait for somebody to type it.
+            context.load_cert_chain(certificate, key, password="")
         return grpc.ssl_channel_credentials(_bytes(authorities), _bytes(key), _bytes(certificate))
     except OSError as error:
         files = ", ".join(str(file) for file in (authorities, certificate, key) if file is not None)

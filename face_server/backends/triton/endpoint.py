@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -14,8 +14,9 @@ import grpc
 
 from face_server.backends.triton import errors
 from face_server.backends.triton.breaker import Breaker
+from face_server.backends.triton.casualties import Casualties
 from face_server.backends.triton.connection import Connection
-from face_server.backends.triton.errors import Fault, RegionLost
+from face_server.backends.triton.errors import Failed, Fault, RegionLost
 from face_server.backends.triton.expectations import Expected
 from face_server.backends.triton.inspection import inspect, lives
 from face_server.backends.triton.options import SharedMemory, TritonOptions
@@ -41,14 +42,6 @@ class Standing(StrEnum):
     USABLE = "usable"
     AWAY = "away"
     WRONG = "wrong"
-
-
-class Failed(Exception):
-    """A call to one server did not succeed."""
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault.error.message)
-        self.fault = fault
 
 
 @dataclass(eq=False, slots=True)
@@ -87,7 +80,9 @@ class Endpoint:
         self._options = options
         self._clock = clock
         self._changed = changed
-        self._breaker = Breaker(clock, failures=options.failures_to_open, pause_s=options.pause_s, max_pause_s=options.max_pause_s)
+        self._breaker = self._new_breaker()
+        self._fair_s = min(options.timeout_s / 2, options.connect_timeout_s)
+        self._casualties = Casualties(address, self._new_breaker)
         self._registrations = Registrations(connection, workers)
         self._attempts: set[_Attempt] = set()
         self._verified = False
@@ -121,11 +116,24 @@ class Endpoint:
         """When it will be looked at again."""
         return self._breaker.retry_after_s or _RECHECK_S
 
+    def serves(self, model: str) -> bool:
+        """Whether a call of ``model`` may be sent to it now."""
+        return self.standing is Standing.USABLE and model not in self.missing and model not in self._casualties
+
+    def refusal(self, model: str) -> Unavailable:
+        """Why ``serves`` says no."""
+        if self.standing is not Standing.USABLE:
+            return Unavailable(self.reason, retry_after_s=self.retry_after_s)
+        if model in self.missing:
+            return Unavailable(errors.missing(model, self.address, expected=model in self._expected).message, retry_after_s=_RECHECK_S)
+        return Unavailable(errors.dead(model, self.address).message, retry_after_s=self._casualties.retry_after_s(model))
+
     async def infer(self, payload: Payload, timeout_s: float) -> bytes:
         """Send ``payload``; the encoded answer. Raises Failed, and InputTooLarge before anything is sent."""
         self.in_flight += 1
         try:
-            answer = await self._infer(payload, self._clock.monotonic() + timeout_s)
+            with self._casualties.watching(payload.model):
+                answer = await self._infer(payload, self._clock.monotonic() + timeout_s)
         finally:
             self.in_flight -= 1
         self._breaker.call_succeeded()
@@ -140,8 +148,15 @@ class Endpoint:
         self._keeper.cancel()
         await asyncio.gather(self._keeper, return_exceptions=True)
         if self._verified and self._connection.ready:
-            await self._registrations.withdraw()
+            # A server that stands still is not waited for, region by region.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._options.connect_timeout_s):
+                    await self._registrations.withdraw()
         await self._connection.close()
+
+    def _new_breaker(self) -> Breaker:
+        chosen = self._options
+        return Breaker(self._clock, failures=chosen.failures_to_open, pause_s=chosen.pause_s, max_pause_s=chosen.max_pause_s)
 
     async def _infer(self, payload: Payload, deadline_s: float) -> bytes:
         if self.shares_memory and (shared := await payload.shared_message()) is not None:
@@ -150,7 +165,9 @@ class Endpoint:
                     await self._registrations.ensure(shared.region)
                 except grpc.aio.AioRpcError as error:
                     if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
-                        raise Failed(self._note(error, payload.model, 0.0)) from error
+                        fault = self._note(error, payload.model, self._options.connect_timeout_s)
+                        # Nothing was asked of the model yet.
+                        raise Failed(replace(fault, elsewhere=True)) from error
                     _log.warning("Triton at %s does not take shared memory: %s", self.address, errors.cause_of(error))
                     break
                 try:
@@ -183,6 +200,9 @@ class Endpoint:
     def _note(self, error: grpc.aio.AioRpcError, model: str, timeout_s: float) -> Fault:
         """Draw the consequences of a failed call."""
         fault = errors.read(error, model, self.address, expected=model in self._expected, timeout_s=timeout_s)
+        if fault.endpoint and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and timeout_s < self._fair_s:
+            # Its caller had waited elsewhere for most of its time: that says nothing of the server.
+            fault = replace(fault, endpoint=False)
         if fault.endpoint:
             self._cause = errors.cause_of(error)
             self._breaker.call_failed()
@@ -199,6 +219,7 @@ class Endpoint:
         """Compare contracts before anything else is asked of the server."""
         self._verified = False
         self._registrations.all_lost()
+        self._casualties.clear()
         self._wake.set()
 
     async def _keep(self) -> None:

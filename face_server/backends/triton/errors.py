@@ -18,6 +18,9 @@ _CODES: Final = grpc.StatusCode
 _CONNECTION_CODES: Final = (_CODES.UNAVAILABLE, _CODES.DEADLINE_EXCEEDED)
 _CONNECTION_CAUSES: Final = (
     ("connection refused", "connection refused"),
+    ("certificate_verify_failed", "its certificate cannot be verified"),
+    ("wrong_version_number", "it does not speak TLS"),
+    ("failed parsing http/2", "it does not speak gRPC, or wants TLS"),
     ("handshake failed", "the TLS handshake failed"),
     ("certificate", "its certificate cannot be verified"),
     ("dns resolution failed", "its name cannot be resolved"),
@@ -48,12 +51,27 @@ class Fault:
 
     ``elsewhere``: the call has had no effect, another server may answer it. ``endpoint``: it speaks
     against the server, not against the call. ``model_missing``: the server has not loaded the model.
+    ``instance_dead``: the process of one of the model's instances has ended.
     """
 
     error: FaceServerError
     elsewhere: bool = False
     endpoint: bool = False
     model_missing: bool = False
+    instance_dead: bool = False
+
+    @property
+    def answered(self) -> bool:
+        """Whether it is the model's own answer to this call."""
+        return not (self.elsewhere or self.endpoint)
+
+
+class Failed(Exception):
+    """A call to one server did not succeed."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.error.message)
+        self.fault = fault
 
 
 def cause_of(error: grpc.aio.AioRpcError) -> str:
@@ -83,6 +101,9 @@ def read(error: grpc.aio.AioRpcError, model: str, endpoint: str, *, expected: bo
         raise RegionLost(cause)
     if model_missing(error):
         return Fault(missing(model, endpoint, expected=expected), elsewhere=True, model_missing=True)
+    if "stub process" in text and "is not healthy" in text:
+        # Triton neither replaces the process nor stops calling the model ready; other instances may be well.
+        return Fault(dead(model, endpoint), elsewhere=True, instance_dead=True)
     if "exceeds maximum queue size" in text:
         return Fault(Overloaded(f"the queue of {where} is full"), elsewhere=True)
     match code:
@@ -103,6 +124,11 @@ def read(error: grpc.aio.AioRpcError, model: str, endpoint: str, *, expected: bo
             return Fault(Unavailable(f"Triton at {endpoint} refuses the credentials of this service"))
         case _:
             return Fault(Unavailable(f"{where} failed: {cause}"))
+
+
+def dead(model: str, endpoint: str) -> Unavailable:
+    """The error for a model whose processes have ended."""
+    return Unavailable(f"a process of model {model!r}, or of one that it calls, has died on Triton at {endpoint}: load that model again")
 
 
 def missing(model: str, endpoint: str, *, expected: bool) -> FaceServerError:

@@ -21,29 +21,46 @@ _log = logging.getLogger(__name__)
 WEIGHTS_PARAMETER: Final = "weights_sha256"
 """The parameter of a model's configuration that holds the sha256 of the published weights."""
 
+_DETECTOR: Final = "detector"
+_EMBEDDINGS: Final = "embeddings"
+
+_UNSAID: Final = {
+    WEIGHTS_PARAMETER: "which weights it runs",
+    _DETECTOR: "with what it finds faces",
+    _EMBEDDINGS: "whose embeddings it makes",
+}
+_OTHER: Final = {
+    WEIGHTS_PARAMETER: "runs other weights: their sha256",
+    _DETECTOR: "finds faces with another network: its detector",
+    _EMBEDDINGS: "makes other embeddings: their model",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """A model this service needs: its name on the server, its tensors, and the digest of its weights ("" for any).
+    """A model this service needs: its name on the server, its tensors, and what its configuration must say of itself.
 
-    ``error`` is what a difference is raised as.
+    ``parameters`` are the permitted values of parameters; ``error`` is what a difference is raised as.
     """
 
     model: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    digest: str
+    parameters: Mapping[str, frozenset[str]]
     error: type[FaceServerError]
 
 
 def of_network(network: Network) -> Expected:
     """What the server must run for ``network``."""
-    return Expected(served_name(network.name), network.inputs, network.outputs, network.digest, WeightsError)
+    weights = {WEIGHTS_PARAMETER: frozenset({network.digest})} if network.digest else {}
+    return Expected(served_name(network.name), network.inputs, network.outputs, weights, WeightsError)
 
 
-def of_pipeline(model: ModelId) -> Expected:
-    """What ``face_pipeline`` must be for embeddings of ``model``."""
-    return Expected(face_pipeline.NAME, face_pipeline.INPUTS, face_pipeline.outputs(model.dimension), "", ConfigurationError)
+def of_pipeline(model: ModelId, networks: Sequence[Network]) -> Expected:
+    """What ``face_pipeline`` must be for embeddings of ``model``: it finds faces with one of ``networks``."""
+    detectors = frozenset(served_name(network.name) for network in networks if network.name != model.name)
+    parameters = {_DETECTOR: detectors, _EMBEDDINGS: frozenset({str(model)})}
+    return Expected(face_pipeline.NAME, face_pipeline.INPUTS, face_pipeline.outputs(model.dimension), parameters, ConfigurationError)
 
 
 def compare(expected: Expected, metadata: Any, config: Any, endpoint: str) -> int:
@@ -54,7 +71,7 @@ def compare(expected: Expected, metadata: Any, config: Any, endpoint: str) -> in
     A dimension that varies here must vary there; one that is fixed here may vary there.
     """
     subject = f"model {expected.model!r} on Triton at {endpoint}"
-    _compare_digests(expected, config, subject)
+    _compare_parameters(expected, config, subject)
     optional = {part.name for part in config.input if part.optional}
     inputs, outputs = _tensors(metadata.inputs), _tensors(metadata.outputs)
     _compare_tensors(expected, "input", expected.inputs, inputs, subject)
@@ -64,14 +81,13 @@ def compare(expected: Expected, metadata: Any, config: Any, endpoint: str) -> in
     return int(config.max_batch_size)
 
 
-def _compare_digests(expected: Expected, config: Any, subject: str) -> None:
-    if not expected.digest:
-        return
-    digest = config.parameters[WEIGHTS_PARAMETER].string_value if WEIGHTS_PARAMETER in config.parameters else ""
-    if not digest:
-        _log.warning("%s does not say which weights it runs (parameter %s): they are taken on trust", subject, WEIGHTS_PARAMETER)
-    elif digest != expected.digest:
-        raise expected.error(f"{subject} runs other weights: their sha256 must be {expected.digest}, is {digest}")
+def _compare_parameters(expected: Expected, config: Any, subject: str) -> None:
+    for name, permitted in expected.parameters.items():
+        said = config.parameters[name].string_value if name in config.parameters else ""
+        if not said:
+            _log.warning("%s does not say %s (parameter %s): it is taken on trust", subject, _UNSAID[name], name)
+        elif said not in permitted:
+            raise expected.error(f"{subject} {_OTHER[name]} must be {_listed(permitted)}, is {said}")
 
 
 def _compare_tensors(expected: Expected, kind: str, wanted: Sequence[TensorSpec], actual: Mapping[str, TensorSpec], subject: str) -> None:

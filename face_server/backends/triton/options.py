@@ -11,6 +11,7 @@ from typing import Final
 
 from face_server.errors import ConfigurationError
 
+_HOST: Final = re.compile(r"[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+(%[0-9A-Za-z._-]+)?\]")
 _HEADER: Final = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")
 _HEADER_VALUE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
@@ -67,8 +68,13 @@ class TritonOptions:
         if not self.endpoints:
             raise ConfigurationError("a Triton backend needs at least one endpoint")
         for endpoint in self.endpoints:
-            host, colon, port = endpoint.rpartition(":")
-            if not (host and colon and port.isdigit() and 0 < int(port) < 1 << 16):
+            host, _, port = endpoint.rpartition(":")
+            if "@" in endpoint:
+                # Addresses are part of logs and errors; this one is not repeated.
+                raise ConfigurationError(
+                    "an endpoint of the Triton backend holds credentials: write host:port; there are headers and certificates"
+                )
+            if not (_HOST.fullmatch(host) and port.isdecimal() and 0 < int(port) < 1 << 16):
                 raise ConfigurationError(f"{endpoint!r} is no endpoint of a Triton server: write host:port")
         if len(set(self.endpoints)) < len(self.endpoints):
             raise ConfigurationError(f"an endpoint of the Triton backend is named twice: {', '.join(self.endpoints)}")

@@ -212,19 +212,25 @@ class SystemRegions:
 
     async def _grow(self) -> bool:
         """Make one more region; with the lock held."""
-        making = asyncio.ensure_future(self._workers.run(SystemRegion, self._size))
         try:
-            region = await asyncio.shield(making)
-        except asyncio.CancelledError:
-            # The caller left; what is made for it is removed again, or serves the next one.
-            making.add_done_callback(_discard)
-            raise
+            region = await make_region(self._size, self._workers)
         except OSError as error:
             self._most = len(self._regions)
             _log.warning("there is no room for more shared memory (%s): tensors beyond %d regions go by the network", error, self._most)
             return False
         self._regions[region] = BuddyBlocks(self._size, _SMALLEST)
         return True
+
+
+async def make_region(size: int, workers: Workers) -> SystemRegion:
+    """A region made in a worker thread. Raises OSError where there is no room for it."""
+    making = asyncio.ensure_future(workers.run(SystemRegion, size))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        # The caller left: what is made for it is removed again.
+        making.add_done_callback(_discard)
+        raise
 
 
 def remove_regions_of_the_dead() -> list[str]:

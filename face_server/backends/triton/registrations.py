@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from typing import Final
@@ -10,7 +11,7 @@ import grpc
 from tritonclient.grpc import service_pb2
 
 from face_server.backends.triton.connection import Connection
-from face_server.backends.triton.regions import PREFIX, Region, Registration, SystemRegion, exists
+from face_server.backends.triton.regions import PREFIX, Region, Registration, exists, make_region
 from face_server.workers import Workers
 
 _log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class Registrations:
     async def sees_this_host(self) -> bool:
         """Whether the server finds memory of this host by name. Raises AioRpcError when it is away."""
         try:
-            region = await self._workers.run(SystemRegion, _PROBE_BYTES)
+            region = await make_region(_PROBE_BYTES, self._workers)
         except OSError as error:
             _log.warning("this process cannot make shared memory: %s", error)
             return False
@@ -41,7 +42,8 @@ class Registrations:
                 raise
             return False
         finally:
-            await self._workers.run(region.close)
+            # Even if whoever waits for it leaves.
+            await asyncio.shield(asyncio.ensure_future(self._workers.run(region.close)))
         return True
 
     async def forget_the_dead(self) -> None:

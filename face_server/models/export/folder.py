@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import filecmp
+import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +28,9 @@ _WRITTEN: Final = frozenset(
 )
 """Everything an export ever writes into the folder of a model; anything else there was added later."""
 
+_INCOMPLETE: Final = ".incomplete-"
+"""How the folders begin in which models are made."""
+
 _DECIDING: Final = (WEIGHTS, SHAPES)
 """What an engine is built from. While these are equal, what was added to the folder stays."""
 
@@ -43,12 +49,42 @@ def require_repository(folder: Path, *, force: bool) -> None:
         return
     if not folder.is_dir():
         raise Conflict(f"{folder} is not a folder")
-    if any(folder.iterdir()) and not any(_is_ours(child) for child in folder.iterdir()):
+    found = [child for child in folder.iterdir() if not child.name.startswith(_INCOMPLETE)]
+    if found and not any(map(_is_ours, found)):
         raise Conflict(f"{folder} is not empty and no model repository that was exported before; name another folder or use --force")
 
 
+@contextlib.contextmanager
+def only_writer(repository: Path) -> Iterator[None]:
+    """Make ``repository`` if need be, keep other exports out of it, and remove what one that was killed has left there.
+
+    To Triton, which passes no folder over, that would be a model that cannot be loaded. Raises
+    Conflict while another export runs, WeightsError if the disk refuses.
+    """
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+        file = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise WeightsError(f"{repository} cannot be written: {error.strerror or error}") from error
+    try:
+        # The kernel lets go of the lock when this process ends, however it ends.
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for folder in repository.glob(f"{_INCOMPLETE}*"):
+            shutil.rmtree(folder)
+    except BlockingIOError as error:
+        os.close(file)
+        raise Conflict(f"another export writes into {repository}; try again when it is done") from error
+    except OSError as error:
+        os.close(file)
+        raise WeightsError(f"{repository} cannot be written: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        os.close(file)
+
+
 def write_model(repository: Path, model: ModelFolder, *, force: bool) -> bool:
-    """Put ``model`` into ``repository``; False if it is there already, file by file.
+    """Put ``model`` into ``repository``, as its only writer; False if it is there already, file by file.
 
     The folder is made beside the others under a hidden name and renamed when it is complete.
     Engines and caches that were built into the old folder move along unless the network or its
@@ -61,8 +97,7 @@ def write_model(repository: Path, model: ModelFolder, *, force: bool) -> bool:
     try:
         if _is_current(target, model):
             return False
-        repository.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=repository) as scratch:
+        with tempfile.TemporaryDirectory(prefix=_INCOMPLETE, dir=repository) as scratch:
             fresh = Path(scratch) / model.name
             _fill(fresh, model)
             if target.exists():

@@ -79,6 +79,8 @@ class ExportOptions:
             raise ConfigurationError("TensorRT runs on GPUs only; export to onnxruntime or python for a CPU")
         if self.bls is False and self.platform is Platform.TENSORRT:
             raise ConfigurationError("pipelines cannot run TensorRT engines in their own processes: let them call the networks (--bls)")
+        if self.facenet is not None and Pack.MTCNN not in self.packs:
+            raise ConfigurationError("a FaceNet belongs to the pack mtcnn: give --pack mtcnn, too")
         if self.instances < 0 or self.max_batch < 0:
             raise ConfigurationError("the numbers of instances and of the largest batch must not be negative")
 

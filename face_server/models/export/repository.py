@@ -8,11 +8,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from face_server.domain.network import served_name
-from face_server.errors import ConfigurationError, WeightsError
+from face_server.errors import ConfigurationError, Conflict, WeightsError
 from face_server.models.catalog import CatalogEntry
 from face_server.models.contract import Task
 from face_server.models.export import packs
-from face_server.models.export.folder import ModelFolder, require_repository, write_model
+from face_server.models.export.folder import ModelFolder, only_writer, require_repository, write_model
 from face_server.models.export.mtcnn import STAGES
 from face_server.models.export.networks import catalogue_model
 from face_server.models.export.options import ExportOptions, Pack
@@ -50,22 +50,26 @@ def export(store: WeightsStore, folder: Path, options: ExportOptions) -> list[Ex
     """Write the models of ``options`` into the repository ``folder``; other models in it are left alone.
 
     Everything is made before anything is written. What is there already, byte by byte, is not
-    touched. Blocks. Raises Conflict for a folder that holds something else, WeightsError for
-    weights that are not here, NotFound for unknown networks, ConfigurationError for networks in the
-    wrong role.
+    touched. Blocks. Raises Conflict for a folder that holds something else or is being written, and
+    for two models of one name, WeightsError for weights that are not here, NotFound for unknown
+    networks, ConfigurationError for networks in the wrong role.
     """
     require_repository(folder, force=options.force)
     planned = list(_models(store, options))
-    return [
-        ExportedModel(
-            one.folder.name,
-            ModelState.WRITTEN if write_model(folder, one.folder, force=options.force) else ModelState.UNCHANGED,
-            one.licence,
-            one.commercial_use,
-            one.remark,
-        )
-        for one in planned
-    ]
+    names = [one.folder.name for one in planned]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise Conflict(f"two models would be called {twice[0]}; name those to write with --models, or add the network under another name")
+    with only_writer(folder):
+        return [
+            ExportedModel(
+                one.folder.name,
+                ModelState.WRITTEN if write_model(folder, one.folder, force=options.force) else ModelState.UNCHANGED,
+                one.licence,
+                one.commercial_use,
+                one.remark,
+            )
+            for one in planned
+        ]
 
 
 def _models(store: WeightsStore, options: ExportOptions) -> Iterator[_Planned]:

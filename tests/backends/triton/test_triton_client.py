@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import trustme
 from blockbuster import blockbuster_ctx
+from cryptography.hazmat.primitives import serialization
 
 from face_server.backends.triton.backend import TritonBackend
 from face_server.backends.triton.options import SharedMemory, TritonOptions
@@ -184,6 +185,9 @@ def test_headers_that_cannot_be_sent(header: tuple[str, str]) -> None:
     [
         ({"endpoints": ()}, "at least one endpoint"),
         ({"endpoints": ("triton",)}, "write host:port"),
+        ({"endpoints": ("http://triton:1",)}, "write host:port"),
+        ({"endpoints": ("[::1:1",)}, "write host:port"),
+        ({"endpoints": ("joe:7f3a@triton:1",)}, "^(?!.*7f3a).*holds credentials"),
         ({"endpoints": ("a:1", "a:1")}, "named twice"),
         ({"timeout_s": 0}, "above 0"),
         ({"max_concurrent": 0}, "at least one call"),
@@ -235,6 +239,28 @@ async def test_certificate_files_that_cannot_be_used(open_client, tmp_path: Path
     for file in (tmp_path / "absent.pem", garbage):
         with pytest.raises(ConfigurationError, match=file.name):
             await open_client("127.0.0.1:1", tls=True, ca_file=file)
+
+
+async def test_keys_with_a_password(open_client, tmp_path: Path) -> None:
+    """Nobody is there to type the password of a key: it ends the start, too."""
+    certificate = trustme.CA().issue_cert("triton")
+    key = serialization.load_pem_private_key(certificate.private_key_pem.bytes(), None)
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"7f3a"))
+    (tmp_path / "locked.key").write_bytes(key.private_bytes(*form))
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "client.pem"))
+    with pytest.raises(ConfigurationError, match=r"locked\.key"):
+        await open_client("127.0.0.1:1", tls=True, certificate_file=tmp_path / "client.pem", key_file=tmp_path / "locked.key")
+
+
+async def test_little_time_left_does_not_speak_against_the_server(shop, open_client, rows) -> None:
+    """Calls that had to wait here until a moment before their deadline fail; the circuit to the healthy server stays closed."""
+    client = await open_client(shop.url, networks=shop.networks("slow"), max_concurrent=1, timeout_s=1.0, failures_to_open=1)
+    first = asyncio.create_task(client.call("slow", rows(80), ["sums"]))
+    await asyncio.sleep(0.05)
+    with pytest.raises(Unavailable, match="did not answer within 0"):
+        await client.call("slow", rows(80), ["sums"])
+    assert (await first)["sums"].tolist() == [[80.0]]
+    assert client.ready("slow")
 
 
 async def test_message_bound(shop, open_client, rows) -> None:

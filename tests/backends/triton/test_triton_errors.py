@@ -31,6 +31,13 @@ def said(code: grpc.StatusCode, details: str | None) -> grpc.aio.AioRpcError:
         (CODES.INVALID_ARGUMENT, "unexpected shape", InvalidInput, "refuses the request: unexpected shape", set()),
         (CODES.UNAUTHENTICATED, "token of joe", Unavailable, "^Triton at host:1 refuses the credentials of this service$", set()),
         (CODES.INTERNAL, "ValueError: x\nAt line 7", Unavailable, "failed: ValueError: x$", set()),
+        (
+            CODES.INTERNAL,
+            "Stub process 'm_0_0' is not healthy.",
+            Unavailable,
+            "has died on Triton",
+            {"elsewhere", "instance_dead"},
+        ),
         (CODES.UNKNOWN, None, Unavailable, "failed: unknown$", set()),
         (CODES.CANCELLED, "the request was cancelled", Unavailable, "cancelled", set()),
     ],
@@ -41,7 +48,7 @@ def test_every_end(code: grpc.StatusCode, details: str | None, kind: type[FaceSe
     assert type(fault.error) is kind
     with pytest.raises(kind, match=sentence):
         raise fault.error
-    assert {name for name in ("elsewhere", "endpoint", "model_missing") if getattr(fault, name)} == follows
+    assert {name for name in ("elsewhere", "endpoint", "model_missing", "instance_dead") if getattr(fault, name)} == follows
 
 
 def test_missing_models() -> None:

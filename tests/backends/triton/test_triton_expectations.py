@@ -86,7 +86,7 @@ def test_weights_that_nobody_vouches_for(caplog: pytest.LogCaptureFixture) -> No
 
 def test_pipeline() -> None:
     """face_pipeline must embed in the dimension of the model; all its inputs are named in the domain."""
-    expected = of_pipeline(ModelId("sface", "ab" * 32, 1, 128))
+    expected = of_pipeline(ModelId("sface", "ab" * 32, 1, 128), [NETWORK])
     inputs = {
         spec.name: ("BYTES" if spec.dtype == "object" else "UINT8", [size or -1 for size in spec.shape]) for spec in face_pipeline.INPUTS
     }
@@ -98,3 +98,14 @@ def test_pipeline() -> None:
         else:
             with pytest.raises(ConfigurationError, match=r"output 'embeddings' .* \(N, 128\), is float32 \(N, 512\)"):
                 compare(expected, seen(inputs, outputs), configured("", max_batch=0), "host:1")
+
+
+@pytest.mark.parametrize(("parameter", "said"), [("detector", "scrfd_500m"), ("embeddings", "sface@ffff/p1/128d")])
+def test_a_pipeline_of_other_networks(parameter: str, said: str) -> None:
+    """Faces found by another detector, or embeddings of another model, are not taken for those of this service."""
+    expected = of_pipeline(ModelId("sface", "ab" * 32, 1, 128), [NETWORK])
+    config = configured("", max_batch=0)
+    config.parameters[parameter].string_value = said
+    with pytest.raises(ConfigurationError, match=f"its detector must be {NETWORK.name}|their model must be sface@") as refused:
+        compare(expected, seen({}, {}), config, "host:1")
+    assert said in refused.value.message

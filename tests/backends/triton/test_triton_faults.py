@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +70,21 @@ async def recovered(client, inputs, model: str = "sum", seconds: float = 8.0) ->
     async with asyncio.timeout(seconds):
         while await attempt(client, inputs, model) != "answered":  # noqa: ASYNC110 - what changes is in another process
             await asyncio.sleep(0.05)
+
+
+def kill_processes(server: TritonServer, model: str) -> None:
+    """Kill the processes of a model, not the server."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            program, *arguments = (process / "cmdline").read_text().split("\0")
+            if "python_backend_stub" in program and f"/{model}/" in arguments[0] and os.getpgid(int(process.name)) == server.pid:
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+def successes(server: TritonServer) -> int:
+    """How many calls of ``sum`` that server has answered."""
+    (line,) = (line for line in server.metrics().splitlines() if line.startswith('nv_inference_request_success{model="sum"'))
+    return int(float(line.rsplit(" ", 1)[1]))
 
 
 async def test_killed_and_started_again(lone, open_client, rows, caplog: pytest.LogCaptureFixture) -> None:
@@ -226,6 +243,63 @@ async def test_one_of_two_killed_under_load(pair, open_client, rows, until, capl
     await asyncio.to_thread(one.start)
     await until(lambda: client._endpoints[0].standing == "usable", 8.0)
     assert f"Triton at {one.url} is back" in caplog.text
+
+
+async def test_calls_one_after_the_other_are_spread(pair, open_client, rows) -> None:
+    """Callers who never overlap use all servers too."""
+    networks = pair[0][1]
+    client = await open_client(*(server.url for server, _ in pair), networks=networks)
+    backend = TritonBackend(client, networks)
+    before = [successes(server) for server, _ in pair]
+    for _ in range(6):
+        await backend.infer("sum", rows(1))
+    assert [successes(server) - count for (server, _), count in zip(pair, before, strict=True)] == [3, 3]
+
+
+async def test_one_of_two_has_dead_processes(pair, open_client, rows) -> None:
+    """Triton calls a model ready whose process was killed: its calls are given to the other server, and soon go there at once."""
+    (hurt, networks), (well, _) = pair
+    client = await open_client(hurt.url, well.url, networks=networks, pause_s=5.0)
+    kill_processes(hurt, "sum")
+    for _ in range(8):
+        assert await attempt(client, rows(1)) == "answered"
+    started = time.monotonic()
+    for _ in range(10):
+        assert await attempt(client, rows(1)) == "answered"
+    assert time.monotonic() - started < 0.5, "a dead process costs a second"
+    hurt.kill()
+
+
+async def test_dead_processes_until_the_model_is_loaded_again(lone, open_client, rows, caplog: pytest.LogCaptureFixture) -> None:
+    """With nothing else to ask, calls say what has died, soon at once and unready; loaded again the model is used by itself."""
+    server, networks = lone
+    client = await open_client(server.url, networks=networks, pause_s=3.0)
+    kill_processes(server, "sum")
+    said = [await attempt(client, rows(1)) for _ in range(2)]
+    started = time.monotonic()
+    said += [await attempt(client, rows(1)) for _ in range(5)]
+    assert time.monotonic() - started < 0.5
+    assert set(said) == {f"a process of model 'sum', or of one that it calls, has died on Triton at {server.url}: load that model again"}
+    assert not client.ready("sum")
+    assert client.ready("slow")
+    assert await attempt(client, rows(1), "slow") == "answered"
+    assert caplog.text.count("has died") == 1
+    await asyncio.to_thread(server.unload, "sum")
+    await asyncio.to_thread(server.load, "sum")
+    await recovered(client, rows(1))
+    assert client.ready("sum")
+
+
+async def test_closing_does_not_wait_for_a_frozen_server(lone, open_client, rows) -> None:
+    """A server that stands still is not asked to forget region after region."""
+    server, networks = lone
+    client = await open_client(server.url, networks=networks, shared_memory=SharedMemory.SYSTEM, probe_interval_s=60.0)
+    await asyncio.gather(*(attempt(client, rows(1, count=4, width=5_000_000)) for _ in range(4)))
+    server.freeze()
+    started = time.monotonic()
+    await client.close()
+    assert time.monotonic() - started < 2.0
+    server.thaw()
 
 
 async def test_one_of_two_frozen_under_load(pair, open_client, rows) -> None:

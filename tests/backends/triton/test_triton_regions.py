@@ -22,7 +22,7 @@ from face_server.backends.triton import regions
 from face_server.backends.triton.buddy import BuddyBlocks
 from face_server.backends.triton.options import SharedMemory
 from face_server.backends.triton.payload import Payload
-from face_server.backends.triton.regions import FOLDER, PREFIX, SystemRegion, SystemRegions, remove_regions_of_the_dead
+from face_server.backends.triton.regions import FOLDER, PREFIX, SystemRegion, SystemRegions, make_region, remove_regions_of_the_dead
 from face_server.errors import ConfigurationError
 from face_server.workers import Workers
 
@@ -85,6 +85,23 @@ async def test_bound(workers: Workers) -> None:
     await pool.close()
     await pool.close()
     assert await pool.lease(1) is None
+
+
+async def test_left_while_a_region_is_made() -> None:
+    """A caller that leaves before its region is made leaves no file behind."""
+    busy = threading.Event()
+    with Workers(1) as workers:
+        blocking = asyncio.create_task(workers.run(busy.wait))
+        making = asyncio.create_task(make_region(4096, workers))
+        await asyncio.sleep(0.05)
+        making.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await making
+        busy.set()
+        await blocking
+        await workers.run(int)
+        await asyncio.sleep(0.05)
+    assert not list(FOLDER.glob(f"{PREFIX}{os.getpid()}_*"))
 
 
 async def test_too_small_a_bound(workers: Workers) -> None:
