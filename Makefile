@@ -15,7 +15,7 @@ PULLED := $(DATA)/models/.pulled
 TRITON := $(VENV)/.triton
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test test-all bench soak triton-demo docs
+.PHONY: help setup run check test test-all bench soak triton-demo redis-demo docs
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -46,6 +46,9 @@ soak: setup ## Run eight cameras for an hour (MINUTES changes that): memory, thr
 
 triton-demo: setup $(TRITON) ## Start a real tritonserver and answer a photo and a camera through it (PHOTO and VIDEO name yours)
 	@$(BIN)/python -m benchmarks.triton_demo --data $(DATA) $(if $(PHOTO),--photo "$(PHOTO)") $(if $(VIDEO),--video "$(VIDEO)")
+
+redis-demo: setup ## Start one Redis and two servers, kill one, and see nothing missing (PHOTO and VIDEO name yours)
+	@$(BIN)/python -m benchmarks.redis_demo --data $(DATA) $(if $(PHOTO),--photo "$(PHOTO)") $(if $(VIDEO),--video "$(VIDEO)")
 
 docs: $(INSTALLED) ## Build the documentation into site/
 	$(BIN)/python docs/generate.py

@@ -464,13 +464,17 @@ stop() {
   run docker network rm "$name"
 }
 
+shares_state() {
+  [[ $settings ]] && grep -q '^FACE_SERVER_STATE__REDIS_URL=.' -- "$settings"
+}
+
 deploy() {
   local i
   find_gpus
   n_servers=1
   if ((n_workers)); then n_servers=$((n_workers * (gpu_count ? gpu_count : 1))); fi
-  ((n_servers == 1)) || printf 'deploy_trt.sh: %s\n' "$n_servers containers of face_server keep $n_servers separate galleries, cameras and keys, \
-each in a volume of its own: right for /extract, wrong for recognition behind one address" >&2
+  ((n_servers == 1)) || shares_state || printf 'deploy_trt.sh: %s\n' "$n_servers containers of face_server keep $n_servers separate galleries, cameras and \
+keys, each in a volume of its own: right for /extract, wrong for recognition behind one address (docs/redis.md says how they share one)" >&2
   if [[ ! $dry_run ]]; then
     (($(df -Pk "$folder" | awk 'NR == 2 { print $4 }') > 2000000)) || die "$folder has less than 2 GB of free space; free some, or choose another folder"
     if [[ ! $triton_uri ]]; then

@@ -94,6 +94,16 @@ def test_one_gallery_unless_asked_otherwise():
     assert ended.stderr == ""
 
 
+def test_containers_that_share_a_redis_are_not_warned_of(tmp_path):
+    """With an address of Redis in the file of settings all containers have the same gallery; without one they have not."""
+    settings = tmp_path / "settings.env"
+    for text, warned in (("FACE_SERVER_STATE__REDIS_URL=redis://redis:6379/0\n", False), ("FACE_SERVER_LOG_LEVEL=debug\n", True)):
+        settings.write_text(text)
+        ended = dry_run("--n_workers", "2", "--settings", str(settings))
+        assert ended.returncode == 0, ended.stderr
+        assert ("separate galleries" in ended.stderr) is warned
+
+
 def test_it_needs_and_touches_nothing(tmp_path):
     """Without docker, a GPU or a folder that could be written, it prints the same and leaves nothing behind."""
     for tool in ("bash", "sed", "tr", "cut", "seq", "sha256sum", "wc", "id", "basename", "awk"):
