@@ -15,6 +15,8 @@ def main() -> None:
         ["benchmarks.search", "--out", PAGE],
         ["benchmarks.streams", "--out", PAGE],
         ["benchmarks.faults", "--out", PAGE],
+        ["benchmarks.redis", "--out", PAGE],
+        ["benchmarks.redis_faults", "--out", PAGE],
         ["benchmarks.wider", "--out", PAGE],
         ["benchmarks.accuracy", "--out", PAGE, "--roc", "docs/assets/lfw-roc.png"],
     ]

@@ -124,8 +124,8 @@ def page(models: Path, effort: Effort) -> str:
 Measured on {machine()}, which also run Redis (7.0, its log on disk before a change is acknowledged unless said otherwise). Random
 128-dimensional templates, one a person.
 
-**Visible elsewhere.** From the acknowledgement of an enrolment until the slower of {WATCHERS} other replicas has it in its index; they look
-every 2 ms.
+**Visible elsewhere.** Three replicas: one enrols; from its acknowledgement until the slower of the {WATCHERS} others has the template in
+its index, looked at every 2 ms. 0 is before the acknowledgement.
 
 {visible}
 
