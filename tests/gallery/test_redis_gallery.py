@@ -492,3 +492,21 @@ class TestWays:
             async with replica(server.url, workers) as gallery:
                 await gallery.apply("all", person("ada", 1))
                 assert np.isfinite((await gallery.collection("all")).created_at)
+
+    async def test_a_cancellation_is_never_lost(self, server: RedisServer) -> None:
+        """Whatever the library is doing when it comes: a task that only asks Redis, for ever, ends when it is told to."""
+        connection = await open_redis(RedisOptions(server.url))
+
+        async def ask() -> None:
+            while True:
+                async with connection.errors("a key"):
+                    await connection.client.get("a")
+
+        for steps in range(400):
+            asking = asyncio.create_task(ask())
+            for _ in range(3 + steps % 29):
+                await asyncio.sleep(0)
+            asking.cancel()
+            _, left = await asyncio.wait([asking], timeout=2)
+            assert not left
+        await connection.close()
