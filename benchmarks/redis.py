@@ -31,11 +31,11 @@ class Effort:
 
     sizes: tuple[int, ...] = (100_000, 1_000_000)
     served: int = 100_000
-    rounds: int = 600
+    rounds: int = 300
     enrolled: int = 1_000
-    rate_s: float = 5.0
-    idle_s: float = 20.0
-    kills: int = 4
+    rate_s: float = 4.0
+    idle_s: float = 10.0
+    kills: int = 3
 
 
 QUICK = Effort((20_000,), 20_000, 100, 200, 1.0, 5.0, 1)
