@@ -32,9 +32,9 @@ def triton(repository: Path) -> Iterator[TritonServer]:
         yield server
 
 
-@pytest.fixture(params=["triton", "triton-pipeline"])
+@pytest.fixture(params=["triton-pipeline", pytest.param("triton", marks=pytest.mark.slow)])
 def backend(request: pytest.FixtureRequest) -> str:
-    """A call a network, and a call a picture."""
+    """A call a picture, and a call a network."""
     return str(request.param)
 
 
@@ -56,6 +56,7 @@ def ready(service: Service) -> bool:
     return httpx.get(f"http://127.0.0.1:{service.port}/readyz", trust_env=False).status_code == 200
 
 
+@pytest.mark.parametrize("backend", ["triton", "triton-pipeline"])
 def test_a_picture_is_answered(tmp_path: Path, weights: WeightsStore, triton: TritonServer, backend: str, shared: Path) -> None:
     """/extract finds faces, /info says who ran the networks, Triton has counted them; limits hold wherever pictures are decoded."""
     picture = (shared / "data/photos/scenes/two_people.jpg").read_bytes()
