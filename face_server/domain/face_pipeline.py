@@ -7,9 +7,9 @@ or some aligned crops; tensors have no batch dimension.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ from face_server.domain.quality import Pose, Quality
 from face_server.errors import InputTooLarge, InvalidImage, InvalidInput, ModelMismatch
 
 NAME: Final = "face_pipeline"
+
+Q = TypeVar("Q")
 
 _QUALITY: Final = ("size_px", "sharpness", "brightness", "yaw", "pitch", "roll", "detection_score", "score")
 
@@ -82,13 +84,7 @@ class Question:
     @classmethod
     def from_tensor(cls, tensor: NDArray[Any] | None) -> Question:
         """The inverse of ``to_tensor``; the defaults for None. Raises InvalidInput for anything else."""
-        if tensor is None:
-            return cls()
-        try:
-            fields = json.loads(bytes(tensor.reshape(-1)[0]))
-            return cls(**{**fields, "analysis": AnalysisOptions(**fields.get("analysis", {}))})
-        except (ValueError, TypeError, AttributeError, IndexError) as error:
-            raise InvalidInput(f"options must be the JSON of a question to {NAME}: {error}", field="options") from error
+        return read_question(cls, NAME, tensor)
 
     def image(self, pixels: Pixels) -> Image:
         """The picture that ``pixels`` stand for. Raises InvalidInput for a source that is smaller than they are."""
@@ -97,6 +93,17 @@ class Question:
             return Image(pixels, self.source_width or width, self.source_height or height)
         except ValueError as error:
             raise InvalidInput(f"frame: {error}", field="frame") from error
+
+
+def read_question(kind: Callable[..., Q], name: str, tensor: NDArray[Any] | None) -> Q:
+    """The question to the model ``name`` in an input ``options``; the defaults for None. Raises InvalidInput for anything else."""
+    if tensor is None:
+        return kind()
+    try:
+        fields = json.loads(bytes(tensor.reshape(-1)[0]))
+        return kind(**{**fields, "analysis": AnalysisOptions(**fields.get("analysis", {}))})
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
+        raise InvalidInput(f"options must be the JSON of a question to {name}: {error}", field="options") from error
 
 
 def answer(found: Analysis, model: ModelId) -> dict[str, NDArray[Any]]:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from face_server.domain import face_pipeline
 from face_server.domain.network import TensorSpec
 from face_server.domain.ports import AnalysisOptions
-from face_server.errors import InvalidInput
 
 NAME: Final = "video_pipeline"
 
@@ -53,10 +52,4 @@ class VideoQuestion:
     @classmethod
     def from_tensor(cls, tensor: NDArray[Any] | None) -> VideoQuestion:
         """The inverse of ``to_tensor``; the defaults for None. Raises InvalidInput for anything else."""
-        if tensor is None:
-            return cls()
-        try:
-            fields = json.loads(bytes(tensor.reshape(-1)[0]))
-            return cls(**{**fields, "analysis": AnalysisOptions(**fields.get("analysis", {}))})
-        except (ValueError, TypeError, AttributeError, IndexError) as error:
-            raise InvalidInput(f"options must be the JSON of a question to {NAME}: {error}", field="options") from error
+        return face_pipeline.read_question(cls, NAME, tensor)
