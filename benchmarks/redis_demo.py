@@ -21,11 +21,11 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.camera_thread import CameraThread, draw_visits
+from benchmarks.camera_thread import CameraThread
+from benchmarks.demos import arguments_parser, draw_photo, draw_visits
 from benchmarks.receivers import Notebook
 from benchmarks.redis_server import PROGRAM, RedisServer, missing
 from benchmarks.service import Service
-from benchmarks.triton_demo import draw_photo
 
 STREAM = "entrance"
 NAME = "Ada Lovelace"
@@ -184,11 +184,7 @@ def tell(arguments: argparse.Namespace, folder: Path) -> None:
 
 def main() -> None:
     """Tell the story."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--photo", type=Path)
-    parser.add_argument("--video", type=Path)
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--once", action="store_true")
+    parser = arguments_parser(__doc__)
     arguments = parser.parse_args()
     if reason := missing():
         parser.exit(1, f"{reason}: install {PROGRAM} 7.0 or newer first, on Debian and Ubuntu with `apt-get install redis-server`\n")

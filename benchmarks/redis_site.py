@@ -16,7 +16,8 @@ from typing import Any
 
 import httpx
 
-from benchmarks.camera_thread import CameraThread, draw_visits
+from benchmarks.camera_thread import CameraThread
+from benchmarks.demos import draw_visits
 from benchmarks.guests import Away, Desk, Guests, Sight, Tally
 from benchmarks.receivers import Notebook
 from benchmarks.service import MODELS, Service

@@ -17,21 +17,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from fractions import Fraction
 from pathlib import Path
 
-import av
-import cv2
 import httpx
-import numpy as np
 from rich.console import Console
 
+from benchmarks.demos import arguments_parser, draw_photo, draw_video
 from benchmarks.service import Service
 from benchmarks.triton_server import TritonServer, prepare, unsuitable
-from face_server.pipeline.self_test import drawn_face
 
-_PICTURES = 100
-_FPS = 10
 _SEEN_S = 30.0
 
 out = Console(highlight=False, soft_wrap=True)
@@ -42,28 +36,6 @@ def export(repository: Path, data: Path) -> None:
     line = ["models", "export", "--to", "python", str(repository), "--cpu", "--models", "yunet,sface", "--data", str(data)]
     out.print(f"$ face-server {' '.join(line)}", style="bold")
     subprocess.run([sys.executable, "-m", "face_server", *line], check=True)
-
-
-def draw_photo(file: Path) -> Path:
-    """A picture of a drawn face."""
-    cv2.imwrite(str(file), drawn_face())
-    return file
-
-
-def draw_video(file: Path) -> Path:
-    """Ten seconds in which a drawn face comes, looks and goes."""
-    face, (height, width) = drawn_face(), (360, 640)
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream("libx264", rate=_FPS, options={"g": str(_FPS), "preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt, stream.time_base = width, height, "yuv420p", Fraction(1, _FPS)
-        for number in range(_PICTURES):
-            picture = np.full((height, width, 3), (150, 140, 130), np.uint8)
-            x = round((width - face.shape[1]) * (0.5 + 0.4 * np.sin(2 * np.pi * number / _PICTURES)))
-            if number > _FPS:
-                picture[20 : 20 + face.shape[0], x : x + face.shape[1]] = face
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "bgr24")))
-        container.mux(stream.encode())
-    return file
 
 
 def extract(service: Service, photo: Path) -> None:
@@ -146,11 +118,7 @@ def story(arguments: argparse.Namespace, folder: Path) -> None:
 
 def main() -> None:
     """Tell the story."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--photo", type=Path)
-    parser.add_argument("--video", type=Path)
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--once", action="store_true")
+    parser = arguments_parser(__doc__)
     arguments = parser.parse_args()
     if reason := unsuitable():
         parser.exit(1, f"no tritonserver can run here: {reason}\n")
