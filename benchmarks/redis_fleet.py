@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +24,7 @@ from benchmarks.receivers import Notebook
 from benchmarks.redis_replica import MODEL, open_journal
 from benchmarks.redis_server import RedisServer
 from benchmarks.redis_site import LATE_S, Outcome
+from benchmarks.replica_notes import GAP_S, ReplicaNotes, Stretch, gaps, overlaps
 from benchmarks.service import Service
 from benchmarks.site import inversions
 from face_server.domain.image import Floats
@@ -36,8 +36,6 @@ FLEET_ROUNDS = 200
 STREAMS = 6
 NAMES = ("a", "b", "c")
 
-# Frames come every 0.1 s; a run of them without a longer gap is one stretch in which a replica ran a stream.
-_GAP_S = 0.8
 _ANSWER_S = 20.0
 _LEFT_S = 60.0
 
@@ -79,21 +77,11 @@ class SocketDesk:
         return found
 
 
-@dataclass(frozen=True)
-class Stretch:
-    """A replica ran a stream for a while; seconds of the monotonic clock."""
-
-    stream: str
-    pid: int
-    begin: float
-    end: float
-
-
-class Fleet:
+class Fleet(ReplicaNotes):
     """Replicas that are forked, killed and forked again, and what they noted."""
 
     def __init__(self, folder: Path, redis: RedisServer, receiver: Notebook) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.redis = redis
         self.receiver = receiver
         self.pids: dict[str, int] = {}
@@ -142,34 +130,10 @@ class Fleet:
         except Away:
             return False
 
-    def notes(self, kind: str) -> list[tuple[int, list[str]]]:
-        """What all replicas that ever ran noted: their process ids and the words of each line."""
-        found = []
-        for file in self.folder.glob("*-*"):
-            if file.is_file() and not file.suffix:
-                pid = int(file.name.rpartition("-")[2])
-                found += [(pid, words[1:]) for line in file.read_text("utf-8").splitlines() if (words := line.split())[0] == kind]
-        return found
-
-    def stretches(self) -> list[Stretch]:
-        """Who ran what when, in order of time."""
-        frames: dict[tuple[str, int], list[float]] = {}
-        for pid, (stream, at) in self.notes("frame"):
-            frames.setdefault((stream, pid), []).append(float(at))
-        found = []
-        for (stream, pid), times in frames.items():
-            begin = last = times[0]
-            for moment in [*times[1:], float("inf")]:
-                if moment - last > _GAP_S:
-                    found.append(Stretch(stream, pid, begin, last))
-                    begin = moment
-                last = moment
-        return sorted(found, key=lambda one: one.begin)
-
     def running(self) -> set[str]:
         """Streams of which there was a frame just now."""
         now = time.monotonic()
-        return {stream for _, (stream, at) in self.notes("frame") if now - float(at) < _GAP_S}
+        return {stream for _, (stream, at) in self.notes("frame") if now - float(at) < GAP_S}
 
     def journal(self) -> dict[str, list[str]]:
         """The ids of all events, stream by stream, in order."""
@@ -254,26 +218,6 @@ def _end_alerts(fleet: Fleet) -> None:
 
     with suppress(TimeoutError):
         Service.wait_for(all_received, _LEFT_S, "the receiver to have everything")
-
-
-def overlaps(stretches: list[Stretch]) -> list[tuple[Stretch, Stretch]]:
-    """Pairs in which two replicas ran one stream at once."""
-    found = []
-    for number, one in enumerate(stretches):
-        found += [(one, two) for two in stretches[number + 1 :] if two.stream == one.stream and two.pid != one.pid and two.begin < one.end]
-    return found
-
-
-def gaps(stretches: list[Stretch], kills: list[float], end: float) -> list[float]:
-    """How long each stream did not run at a time, counted from the last kill within."""
-    found = []
-    for stream in {one.stream for one in stretches}:
-        own = [one for one in stretches if one.stream == stream]
-        last = own[0].end
-        for begin, after in [*((one.begin, one.end) for one in own[1:]), (end, end)]:
-            found.append(begin - max([last, *(kill for kill in kills if last < kill < begin)]))
-            last = max(last, after)
-    return found
 
 
 def _outcome(

@@ -44,7 +44,7 @@ from face_server.redis_connection import Connection, RedisOptions, open_redis
 from face_server.sinks.opening import SinkOpener, SinkOptions
 from face_server.streams.delivery import EventBus
 from face_server.streams.owned import OwnedStreams
-from face_server.streams.parts import StreamParts
+from face_server.streams.parts import PublishEvents, StreamParts
 from face_server.streams.redis_ownership import RedisOwnership, RedisOwnershipOptions
 from face_server.streams.registry import StreamChecks
 from face_server.streams.shared import SharedStreams
@@ -66,7 +66,7 @@ _LINE_BYTES = 2**20
 Say = Callable[[str], None]
 
 
-class _NotedSource:
+class NotedSource:
     """A camera whose frames are noted."""
 
     def __init__(self, source: SyntheticSource, stream_id: str, say: Say) -> None:
@@ -92,7 +92,7 @@ class _NotedSource:
         await self._source.close()
 
 
-class _Eyes:
+class Eyes:
     """Sees somebody else on every fifth frame, until it is ``shut``."""
 
     problem = ""
@@ -180,6 +180,28 @@ async def open_journal(connection: Connection, workers: Workers) -> RedisJournal
     return await RedisJournal.open(connection, SystemClock(), Sealer.from_key(bytes(32)), JournalOptions(), workers)
 
 
+def camera_parts(publish: PublishEvents, workers: Workers, say: Say) -> StreamParts:
+    """Streams of cameras whose frames are noted, and which see somebody now and then."""
+    clock = SystemClock()
+
+    def open_source(_url: str, spec: StreamSpec) -> NotedSource:
+        return NotedSource(SyntheticCamera(clock, SyntheticOptions(64, 48, fps=10)).connect(), spec.id, say)
+
+    async def encode(_pixels: Pixels) -> bytes:
+        return b"JPEG"
+
+    return StreamParts(open_source, Eyes, publish, draw_scene, no_signal_card, encode, workers)
+
+
+def camera_checks() -> StreamChecks:
+    """Every stream is welcome."""
+
+    async def probe(_spec: StreamSpec) -> SourceInfo:
+        return SourceInfo(64, 48, 10.0, "raw")
+
+    return StreamChecks(lambda _: None, lambda _: None, lambda url: url, probe)
+
+
 async def _streams(stack: AsyncExitStack, folder: Path, name: str, connection: Connection, workers: Workers, say: Say) -> None:
     """Run this replica's share of the cameras, and deliver, until the stack is closed."""
     clock, sealer = SystemClock(), Sealer.from_key(bytes(32))
@@ -193,23 +215,12 @@ async def _streams(stack: AsyncExitStack, folder: Path, name: str, connection: C
         for event in look.events:
             say(f"stored {spec.id} {event.id}")
 
-    def open_source(_url: str, spec: StreamSpec) -> _NotedSource:
-        return _NotedSource(SyntheticCamera(clock, SyntheticOptions(64, 48, fps=10)).connect(), spec.id, say)
-
-    async def encode(_pixels: Pixels) -> bytes:
-        return b"JPEG"
-
-    async def probe(_spec: StreamSpec) -> SourceInfo:
-        return SourceInfo(64, 48, 10.0, "raw")
-
-    parts = StreamParts(open_source, _Eyes, publish, draw_scene, no_signal_card, encode, workers)
-    owned = OwnedStreams(Supervisor(parts, clock), ownership, clock, replace(TENANCY, name=name))
+    owned = OwnedStreams(Supervisor(camera_parts(publish, workers, say), clock), ownership, clock, replace(TENANCY, name=name))
     journal = await SpoolingJournal.open(inner, folder / f"spool-{name}", clock, sealer, fence=owned)
     stack.push_async_callback(journal.close)
     bus = EventBus(journal, opener.open, clock)
     stack.push_async_callback(bus.close)
-    checks = StreamChecks(lambda _: None, lambda _: None, lambda url: url, probe)
-    streams = SharedStreams(journal, owned, bus, clock, checks, announce=owned.announce)
+    streams = SharedStreams(journal, owned, bus, clock, camera_checks(), announce=owned.announce)
     stack.push_async_callback(owned.close)
     await streams.resume()
     for task in (asyncio.create_task(owned.run(streams.refresh)), asyncio.create_task(bus.run())):
@@ -220,7 +231,7 @@ async def _serve(folder: Path, url: str, name: str, say: Say) -> None:
     """One replica, until SIGTERM."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
-    loop.add_signal_handler(signal.SIGUSR1, setattr, _Eyes, "shut", True)
+    loop.add_signal_handler(signal.SIGUSR1, setattr, Eyes, "shut", True)
     async with AsyncExitStack() as stack:
         connection = await open_redis(RedisOptions(url))
         stack.push_async_callback(connection.close)
@@ -236,7 +247,7 @@ async def _serve(folder: Path, url: str, name: str, say: Say) -> None:
         await ended.wait()
 
 
-def _note(file: int, text: str) -> None:
+def note(file: int, text: str) -> None:
     """One line, written at once or not at all."""
     os.write(file, f"{text}\n".encode())
 
@@ -254,7 +265,7 @@ def main() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         logging.basicConfig(filename=folder / f"{name}-{os.getpid()}.log", level="INFO", format="%(relativeCreated)d %(message)s")
         notes = os.open(folder / f"{name}-{os.getpid()}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-        asyncio.run(_serve(folder, url, name, partial(_note, notes)))
+        asyncio.run(_serve(folder, url, name, partial(note, notes)))
         os._exit(0)
 
 

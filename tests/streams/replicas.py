@@ -9,47 +9,32 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from face_server.clock import SystemClock
+from benchmarks.redis_replica import open_journal
+from benchmarks.replica_notes import GAP_S, ReplicaNotes
 from face_server.domain.events import Event, Lane
 from face_server.domain.streams import StreamSpec
-from face_server.journal.options import JournalOptions
-from face_server.journal.redis import RedisJournal
-from face_server.journal.sealing import Sealer
 from face_server.redis_connection import RedisOptions, open_redis
 from face_server.workers import Workers
 
-SCRIPT = Path(__file__).with_name("owning_process.py")
-# Frames come every 0.1 s; a run of them without a longer gap is one stretch in which a replica ran a stream.
-GAP_S = 0.8
+ROOT = Path(__file__).resolve().parents[2]
 
 
-@dataclass(frozen=True)
-class Stretch:
-    """A replica ran a stream for a while; seconds of the monotonic clock."""
-
-    stream: str
-    pid: int
-    begin: float
-    end: float
-
-
-class Replicas:
+class Replicas(ReplicaNotes):
     """Forks replicas by name, and kills them."""
 
     def __init__(self, folder: Path, url: str, pace: str) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.pace = pace
         self.url = url
         self.pids: dict[str, int] = {}
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
-        line = [sys.executable, str(SCRIPT), str(self.folder), self.url, self.pace]
-        self._process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        line = [sys.executable, "-m", "tests.streams.owning_process", str(self.folder), self.url, self.pace]
+        self._process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -80,30 +65,6 @@ class Replicas:
             del self.pids[name]
         return time.monotonic()
 
-    def notes(self, kind: str) -> list[tuple[int, list[str]]]:
-        """What all replicas that ever ran noted: their process ids and the words of each line."""
-        found = []
-        for file in self.folder.glob("*-*"):
-            if file.is_file() and file.suffix != ".log":
-                pid = int(file.name.rpartition("-")[2])
-                found += [(pid, words[1:]) for line in file.read_text().splitlines() if (words := line.split())[0] == kind]
-        return found
-
-    def stretches(self) -> list[Stretch]:
-        """Who ran what when, in order of time."""
-        frames: dict[tuple[str, int], list[float]] = {}
-        for pid, (stream, at) in self.notes("frame"):
-            frames.setdefault((stream, pid), []).append(float(at))
-        found = []
-        for (stream, pid), times in frames.items():
-            begin = last = times[0]
-            for at in [*times[1:], float("inf")]:
-                if at - last > GAP_S:
-                    found.append(Stretch(stream, pid, begin, last))
-                    begin = at
-                last = at
-        return sorted(found, key=lambda stretch: stretch.begin)
-
     def running(self) -> dict[str, int]:
         """Which replica runs each stream just now."""
         now = time.monotonic()
@@ -124,18 +85,6 @@ class Replicas:
         return [words[1] for _, words in self.notes("stored")]
 
 
-def overlaps(stretches: list[Stretch]) -> list[tuple[Stretch, Stretch]]:
-    """Pairs in which two replicas ran one stream at once."""
-    by_stream: dict[str, list[Stretch]] = {}
-    for one in stretches:
-        by_stream.setdefault(one.stream, []).append(one)
-    found = []
-    for runs in by_stream.values():
-        for number, one in enumerate(runs):
-            found += [(one, other) for other in runs[number + 1 :] if other.pid != one.pid and other.begin < one.end]
-    return found
-
-
 def register(url: str, streams: int) -> None:
     """Put streams into the journal."""
     asyncio.run(_register(url, streams))
@@ -144,7 +93,7 @@ def register(url: str, streams: int) -> None:
 async def _register(url: str, streams: int) -> None:
     connection = await open_redis(RedisOptions(url))
     with Workers(1) as workers:
-        journal = await RedisJournal.open(connection, SystemClock(), Sealer.from_key(bytes(32)), JournalOptions(), workers)
+        journal = await open_journal(connection, workers)
         for number in range(streams):
             await journal.add_stream(StreamSpec(f"s{number}", "rtsp://10.0.0.9/live"))
         await journal.close()
@@ -159,7 +108,7 @@ def journaled(url: str, streams: int) -> tuple[list[Event], set[str]]:
 async def _journaled(url: str, streams: int) -> tuple[list[Event], set[str]]:
     connection = await open_redis(RedisOptions(url))
     with Workers(1) as workers:
-        journal = await RedisJournal.open(connection, SystemClock(), Sealer.from_key(bytes(32)), JournalOptions(), workers)
+        journal = await open_journal(connection, workers)
         found: list[Event] = []
         while page := await journal.events(after=found[-1].cursor if found else 0, limit=1_000):
             found += page

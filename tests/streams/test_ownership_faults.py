@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.redis_server import Line, RedisServer, missing
-from tests.streams.replicas import GAP_S, Replicas, Stretch, journaled, overlaps, register
+from benchmarks.replica_notes import GAP_S, gaps, overlaps
+from tests.streams.replicas import Replicas, journaled, register
 
 STREAMS = 6
 LONGEST_S = 10.0
@@ -49,18 +50,6 @@ def check_events(replicas: Replicas, redis: RedisServer) -> None:
     assert len(set(ids)) == len(ids)
     missed = set(replicas.stored()) - set(ids)
     assert not missed
-
-
-def gaps(stretches: list[Stretch], kills: list[float], end: float) -> list[float]:
-    """How long each stream did not run at a time, counted from the last kill within."""
-    found = []
-    for stream in {one.stream for one in stretches}:
-        own = [one for one in stretches if one.stream == stream]
-        last = own[0].end
-        for begin, after in [*((one.begin, one.end) for one in own[1:]), (end, end)]:
-            found.append(begin - max([last, *(kill for kill in kills if last < kill < begin)]))
-            last = max(last, after)
-    return found
 
 
 def kill_at_random(replicas: Replicas, seconds: float, moments: random.Random) -> tuple[list[float], int]:
