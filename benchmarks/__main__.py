@@ -15,6 +15,7 @@ def main() -> None:
         ["benchmarks.search", "--out", PAGE],
         ["benchmarks.streams", "--out", PAGE],
         ["benchmarks.faults", "--out", PAGE],
+        ["benchmarks.triton", "--out", PAGE],
         ["benchmarks.redis", "--out", PAGE],
         ["benchmarks.redis_faults", "--out", PAGE],
         ["benchmarks.wider", "--out", PAGE],

@@ -262,6 +262,8 @@ def report(rows: Sequence[Row], same: Sequence[Sequence[str]], channels: int) ->
         for row in rows
     ]
     return f"""\
+## Triton
+
 {machine()}; tritonserver 2.51 (CPU, Python backend) and its client share the cores. Networks {DETECTOR} and {EMBEDDER}; {WORKERS} worker
 threads in process, {WORKERS} instances a model on the server. Each figure is a median of rounds in which the paths take turns.
 
