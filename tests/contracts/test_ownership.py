@@ -201,7 +201,7 @@ class TestSharedOwnership:
         assert (await other.meet(note(other), [])).others == ()
 
     async def test_changes_and_restarts_reach_the_others(self, join: Join) -> None:
-        """As counts: whoever looks late still sees that there was one."""
+        """Whoever looks late still sees that there was one."""
         one, other = await join(), await join()
         claim = await one.claim("door")
         assert claim is not None
@@ -210,7 +210,7 @@ class TestSharedOwnership:
         await other.ask_restart("door")
         await other.ask_restart("gate")
         after = await one.meet(note(one), [claim])
-        assert after.revision == before.revision + 1
+        assert after.revision != before.revision
         assert (before.restarts, after.restarts) == ({"door": 0}, {"door": 1})
 
 
