@@ -129,6 +129,7 @@ async def test_kill_9_of_redis_loses_nothing(tmp_path: Path) -> None:
             await asyncio.gather(*(replica.kill() for replica in replicas))
 
 
+@pytest.mark.slow
 async def test_three_replicas_take_over_from_each_other(tmp_path: Path) -> None:
     """Two are killed while events wait: the third goes on within 10 s where they stopped; nothing is lost, order is kept."""
     path, replicas = tmp_path / "arrived", [Replica("one"), Replica("two"), Replica("three")]

@@ -187,7 +187,7 @@ async def test_changes_through_any_replica_reach_the_owner(join: Join) -> None:
     await until(lambda: not a.inner.statuses())
     with pytest.raises(NotFound):
         a.streams.status("door")
-    assert (a.known.ids, b.known.ids) == (set(), set())
+    await until(lambda: (a.known.ids, b.known.ids) == (set(), set()))
 
 
 async def test_what_is_changed_elsewhere_is_known_before_a_change_here(join: Join) -> None:

@@ -66,7 +66,7 @@ def kill_at_random(replicas: Replicas, seconds: float, moments: random.Random) -
     return kills, rounds
 
 
-@pytest.mark.parametrize(("replicas", "seconds"), [("fast", 12), pytest.param("life", 60, marks=SLOW)], indirect=["replicas"])
+@pytest.mark.parametrize(("replicas", "seconds"), [("fast", 8), pytest.param("life", 60, marks=SLOW)], indirect=["replicas"])
 def test_kill_9_in_random_order(replicas: Replicas, redis: RedisServer, seconds: int) -> None:
     """No stream runs twice, none is left alone for more than ten seconds after the last kill, no acknowledged event is lost."""
     for name in ("a", "b", "c"):
@@ -91,7 +91,7 @@ def test_kill_9_in_random_order(replicas: Replicas, redis: RedisServer, seconds:
     print(f"{rounds} rounds, longest {longest:.1f} s")  # noqa: T201 - a measured fact for whoever runs it
 
 
-@pytest.mark.parametrize("replicas", ["life"], indirect=True)
+@pytest.mark.parametrize("replicas", [pytest.param("life", marks=SLOW)], indirect=True)
 def test_a_killed_owner_is_followed_within_ten_seconds_and_one_that_ends_at_once(replicas: Replicas) -> None:
     """Streams are spread fairly; those of a replica that ends in good order run elsewhere a moment later; a new one gets its share."""
     replicas.start("a")
@@ -200,7 +200,7 @@ def test_an_owner_that_is_cut_off_goes_on_until_it_hears_of_the_next(replicas: R
 
 
 @pytest.mark.parametrize(("replicas", "seconds"), [("fast", 4), pytest.param("life", 30, marks=SLOW)], indirect=["replicas"])
-@pytest.mark.parametrize("how", ["killed", "frozen"])
+@pytest.mark.parametrize("how", ["killed", pytest.param("frozen", marks=SLOW)])
 def test_while_redis_is_away_owners_go_on(replicas: Replicas, redis: RedisServer, how: str, seconds: int) -> None:
     """For longer than every lease. Nothing moves, nothing stops, no event is lost; afterwards all is as before."""
     for name in ("a", "b"):
