@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from face_server.errors import Unavailable
 from face_server.journal.redis import RedisJournal
 from tests.journal.redis_parts import Site, site
