@@ -275,12 +275,13 @@ memory the pixels are copied once, from the picture into the region; by network 
 the socket, out of it, into the memory of the model's process).
 
 The pipeline costs at most 6 ms more than in process where pixels are in shared memory or the frame is a JPEG. Two bars are not reached
-on these two cores, and cannot be. *0.85 of in process* for a raw frame without faces: such a frame takes 11.6 ms of a core in process (two
-cores, 172 frames/s), so 2.0 ms would be left for everything that a second process costs. A call through Triton's Python backend alone takes 1.5 to
-2.5 ms of the server and 1.6 to 2.7 ms of the client, and 6.2 MB are copied twice (into the region, into the memory of the model's
-process), about 1.5 ms. *1.2 times a call a network*: both run the same networks on the same cores. A frame with one face takes 24.5 ms of them in
-process, so the two differ by the round trips alone: a JPEG without faces reaches 1.22, with one face 1.18, with eight 1.05. On a GPU the
-networks take a few milliseconds instead of twenty-five, and the round trips are most of what is left; that was not measured.
+on these two cores, and cannot be. *0.85 of in process* for a raw frame without faces: such a frame takes 11.6 ms of a core in process
+(two cores, 172 frames/s), so 2.0 ms would be left for everything that a second process costs. A call through Triton's Python backend
+alone takes 1.5 to 2.5 ms of the server and 1.6 to 2.7 ms of the client, and 6.2 MB are copied twice (into the region, into the memory
+of the model's process), about 1.5 ms. *1.2 times a call a network*: both run the same networks on the same cores. A frame with one face
+takes 24.5 ms of them in process, so the two differ by the round trips alone: a JPEG without faces reaches 1.22, with one face 1.18,
+with eight 1.05. On a GPU the networks take a few milliseconds instead of twenty-five, and the round trips are most of what is left;
+that was not measured.
 
 The same pictures on every path, against in process:
 
