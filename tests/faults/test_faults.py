@@ -30,7 +30,7 @@ def _is_unharmed(outcome: Outcome) -> None:
     assert (outcome.run, outcome.astray) == (outcome.should_run, 0)
 
 
-@pytest.mark.parametrize("name", ["camera killed", "camera frozen (SIGSTOP)"])
+@pytest.mark.parametrize("name", [pytest.param("camera killed", marks=pytest.mark.slow), "camera frozen (SIGSTOP)"])
 def test_cameras_that_vanish_or_freeze_are_missed_and_taken_back(site: Site, name: str):
     """A dead camera is noticed in time whatever its connection looks like, and analysed again soon after its return."""
     outcome = play(site, name, rounds=1)

@@ -60,6 +60,7 @@ def test_an_emptied_redis_is_noticed(site: ReplicaSite):
     assert outcome.noticed_s < 5.0
 
 
+@pytest.mark.slow
 def test_replicas_are_killed_in_random_order(needs_redis: None):
     """While people are enrolled and looked for, cameras run and alerts go out: nothing is lost, and nothing runs twice."""
     outcome = run(FLEET, rounds=FEW_ROUNDS)
